@@ -1,0 +1,151 @@
+"""Whether a trial left its process as it found it.
+
+A warm worker runs many trials in one process, and each must give the rows that it would have
+given in a fresh one. A worker that a trial changed is replaced, not repaired: what can be seen
+to differ is a sample of what may differ.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from types import ModuleType
+
+import psutil
+
+# Namespaces in which a patched function would change the trials that follow.
+_WATCHED = (
+    "builtins",
+    "random",
+    "math",
+    "numpy",
+    "numpy.random",
+    "torch",
+    "torch.nn",
+    "torch.nn.functional",
+    "torch.optim",
+)
+# A trial may grow the process by what it caches; more than this is called a leak.
+LEAK_BYTES = 2 * 2**30
+LEAK_FILES = 64
+
+
+def seed_everything(seed: int) -> None:
+    """Put the global generators of the libraries that are loaded into a state fixed by `seed`.
+
+    Tasks are asked to use streams of their own; one that draws from a global generator all the
+    same gives the same rows on a warm worker as on a fresh one.
+    """
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+def forget_modules(roots: tuple[str, ...]) -> None:
+    """Unload the user's own modules, which live under `roots`, so that their globals start afresh.
+
+    Installed packages stay, also where the environment that holds them lies under a root.
+    """
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None) or ""
+        ours = name == "__main__" or name.partition(".")[0] == "sensweep"
+        if not ours and path.startswith(roots) and "site-packages" not in path:
+            del sys.modules[name]
+
+
+class Snapshot:
+    """The state of this process, to be compared after a trial."""
+
+    def __init__(self) -> None:
+        self._state = _observe()
+        self._namespaces = {
+            name: dict(vars(module)) for name, module in _watched_modules().items()
+        }
+
+    def difference(self) -> str | None:
+        """Say in a few words what has changed since the snapshot; None if nothing did."""
+        now = _observe()
+        for what, before in self._state.items():
+            if what in ("resident bytes", "open files"):
+                limit = LEAK_BYTES if what == "resident bytes" else LEAK_FILES
+                if now[what] - before > limit:  # type: ignore[operator]
+                    return f"{what} grew from {before} to {now[what]}"
+            elif now[what] != before:
+                return f"{what} changed{_which(before, now[what])}"
+        modules = _watched_modules()
+        for name, before in self._namespaces.items():
+            present = vars(modules[name]) if name in modules else {}
+            for key, value in before.items():
+                if present.get(key, value) is not value or key not in present:
+                    return f"{name}.{key} was replaced"
+        return None
+
+
+def _which(before: object, after: object) -> str:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+        return f": {', '.join(map(str, keys[:3]))}"
+    return ""
+
+
+def _watched_modules() -> dict[str, ModuleType]:
+    loaded = {name: sys.modules[name] for name in _WATCHED if name in sys.modules}
+    shipped = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if name.startswith("sensweep.tasks.") and isinstance(module, ModuleType)
+    }
+    return loaded | shipped
+
+
+def _observe() -> dict[str, object]:
+    process = psutil.Process()
+    with process.oneshot():
+        resident = process.memory_info().rss
+        files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+    state: dict[str, object] = {
+        "resident bytes": resident,
+        "open files": files,
+        "working directory": os.getcwd(),
+        "environment": dict(os.environ),
+        "sys.path": tuple(sys.path),
+        "threads": frozenset(
+            t.ident for t in threading.enumerate() if not isinstance(t, threading._DummyThread)
+        ),
+        "child processes": frozenset(_children()),
+        "garbage collection": gc.isenabled(),
+        "recursion limit": sys.getrecursionlimit(),
+        "signal handlers": tuple(signal.getsignal(s) for s in (signal.SIGALRM, signal.SIGTERM)),
+    }
+    if (numpy := sys.modules.get("numpy")) is not None:
+        state["numpy error state"] = tuple(sorted(numpy.geterr().items()))
+    if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "get_default_dtype"):
+        state["torch settings"] = {
+            "default dtype": torch.get_default_dtype(),
+            "default device": str(torch.get_default_device()),
+            "grad mode": torch.is_grad_enabled(),
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+            "matmul precision": torch.get_float32_matmul_precision(),
+        }
+    return state
+
+
+def _children() -> list[int]:
+    """List the child processes of this one without walking the machine's process table."""
+    try:
+        found = []
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/children") as file:
+                found += [int(pid) for pid in file.read().split()]
+        return found
+    except OSError:
+        return [child.pid for child in psutil.Process().children()]

@@ -1,0 +1,69 @@
+"""Where results come from: the code's commit, the versions, the machine. No secrets, no environment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+PACKAGES = ("sensweep", "torch", "torchvision", "timm", "numpy", "ray", "optuna", "pyarrow", "mlflow")
+
+
+def provenance(folder: Path, cpus: int, gpus: int) -> dict[str, object]:
+    """Describe the run that is about to start, as plain data.
+
+    Args:
+        folder: of the study file; its git commit is recorded, with whether files differed from it.
+        cpus: cores given to the sweep.
+        gpus: GPUs given to the sweep.
+    """
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _git(folder, "rev-parse", "HEAD"),
+        "git_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": cpus,
+        "gpus": gpus,
+        # Arguments may hold a tracking URI with a password: the command's name alone is kept.
+        "command": " ".join(["sensweep", *sys.argv[1:2]]),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

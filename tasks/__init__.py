@@ -1,0 +1,1 @@
+"""What runs inside a trial: training, interventions and analyses. Knows nothing of Ray or Parquet."""

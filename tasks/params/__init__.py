@@ -1,0 +1,1 @@
+"""What can be set in each shipped task, validated before anything heavy is imported."""

@@ -1,0 +1,268 @@
+"""Attacks against closed forms and literal loops, and the robustness task."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+from torch.nn import functional as F
+
+from sensweep.tasks.api import Context, TaskError
+from sensweep.tasks.checkpoints import load_model
+from sensweep.tasks.params.robustness import RobustnessParams
+from sensweep.tasks.robustness import adversarial_accuracy, robustness
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Linear(nn.Module):
+    """Two logits, 0 and weight . x - bound."""
+
+    def __init__(self, weight: torch.Tensor, bound: float) -> None:
+        super().__init__()
+        self.weight, self.bound = nn.Parameter(weight), bound
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score = (x * self.weight).sum((1, 2, 3)) - self.bound
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 16, 5)]
+        model = nn.Sequential(*layers)
+    for parameter in model.parameters():
+        parameter.data *= 2
+    return model.eval()
+
+
+def pictures(count: int = 30) -> torch.Tensor:
+    return torch.rand(count, 1, 6, 6, generator=generator(1))
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_a_linear_model_falls_exactly_where_the_l1_norm_says(attack):
+    """An L-infinity attack moves w.x by at most epsilon * |w|_1, and both attacks reach that."""
+    weight = torch.randn(1, 6, 6, generator=generator(2))
+    images = 0.4 + 0.2 * pictures(400)  # far enough from 0 and 1 for every epsilon here
+    score = (images * weight).sum((1, 2, 3))
+    model = Linear(weight, score.median().item())
+    labels = (score > model.bound).long()
+    labels[:20] = 1 - labels[:20]  # misclassified as they are
+    margin = (score - model.bound).abs()
+    for epsilon in (0.002, 0.01, 0.03, 0.3):
+        kept = margin > epsilon * weight.abs().sum()
+        kept[:20] = False
+        value = adversarial_accuracy(model, images, labels, attack=attack, epsilon=epsilon)
+        assert value == pytest.approx(kept.double().mean().item(), abs=1e-12)
+
+
+def gradient(model: nn.Module, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    image = image.clone().requires_grad_()
+    loss = F.cross_entropy(model(image[None]), label[None])
+    return torch.autograd.grad(loss, image)[0]
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.05])
+def test_fgsm_equals_its_definition_image_by_image(epsilon):
+    model, images = network(), pictures()
+    labels = model(images).argmax(1)
+    labels[:3] = (labels[:3] + 1) % 5
+    kept = 0
+    for image, label in zip(images, labels, strict=True):
+        moved = (image + epsilon * gradient(model, image, label).sign()).clamp(0, 1)
+        kept += all(model(x[None]).argmax() == label for x in (image, moved))
+    assert 0 < kept < 27
+    for batch_size in (7, 30):
+        value = adversarial_accuracy(
+            model, images, labels, attack="fgsm", epsilon=epsilon, batch_size=batch_size
+        )
+        assert value == pytest.approx(kept / 30, abs=1e-12)
+
+
+def test_pgd_equals_its_definition_image_by_image():
+    model, images, epsilon, steps = network(), pictures(), 0.04, 4
+    labels = model(images).argmax(1)
+    random = np.random.RandomState(11)
+    start = torch.from_numpy(random.uniform(-epsilon, epsilon, (30, 36))).float().view_as(images)
+    kept = 0
+    for image, label, offset in zip(images, labels, start, strict=True):
+        moved = (image + offset).clamp(0, 1)
+        for _ in range(steps):
+            moved = moved + 2.5 * epsilon / steps * gradient(model, moved, label).sign()
+            moved = image + (moved.clamp(0, 1) - image).clamp(-epsilon, epsilon)
+        kept += (model(moved[None]).argmax() == label).item()
+    assert 0 < kept < 30
+    for batch_size in (7, 30):
+        value = adversarial_accuracy(
+            model,
+            images,
+            labels,
+            attack="pgd",
+            epsilon=epsilon,
+            steps=steps,
+            seed=11,
+            batch_size=batch_size,
+        )
+        assert value == pytest.approx(kept / 30, abs=1e-12)
+
+
+def test_stronger_attacks_leave_less():
+    model, images = network(), pictures(100)
+    labels = model(images).argmax(1)
+
+    def value(attack: str, epsilon: float) -> float:
+        return adversarial_accuracy(
+            model, images, labels, attack=attack, epsilon=epsilon, steps=5, seed=1
+        )
+
+    fgsm = [value("fgsm", epsilon) for epsilon in (1e-6, 0.02, 0.1)]
+    pgd = [value("pgd", epsilon) for epsilon in (1e-6, 0.02, 0.1)]
+    assert fgsm[0] == pgd[0] == 1
+    assert fgsm == sorted(fgsm, reverse=True)
+    assert pgd == sorted(pgd, reverse=True)
+    # A random start may be unlucky for an image or two.
+    assert all(strong <= weak + 0.01 for strong, weak in zip(pgd, fgsm, strict=True)), (pgd, fgsm)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_attacked_images_stay_within_epsilon_and_the_range_of_pixels(attack):
+    class Recorder(nn.Module):
+        seen: ClassVar[list[torch.Tensor]] = []
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network()
+
+        def forward(self, x):
+            Recorder.seen.append(x.detach().clone())
+            return self.network(x)
+
+    model, images = Recorder(), pictures()
+    labels = model(images).argmax(1)
+    adversarial_accuracy(model, images, labels, attack=attack, epsilon=0.1)
+    seen = torch.stack([batch for batch in Recorder.seen if len(batch) == len(images)])
+    assert seen.min() >= 0
+    assert seen.max() <= 1
+    furthest = (seen - images).abs().amax()
+    assert furthest.item() == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_an_attack_changes_neither_the_model_nor_the_process(attack, unchanged):
+    model = nn.Sequential(nn.Dropout(0.5), network())
+    model[1].eval()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images = pictures()
+    labels = network()(images).argmax(1)
+    # Also when other trials have left the global generators anywhere.
+    values = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        with unchanged():
+            values.add(adversarial_accuracy(model, images, labels, attack=attack, epsilon=0.03))
+    assert len(values) == 1
+    assert [module.training for module in model] == [True, False]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert all(p.requires_grad and (p.grad == 1).all() for p in model.parameters())
+    assert torch.equal(images, pictures())
+
+
+PARAMS = {
+    "images": 60,
+    "corruptions": ["gaussian_noise", "contrast"],
+    "severities": [1, 5],
+    "epsilons": [0.02, 0.1],
+    "pgd_steps": 3,
+    "attack_images": 20,
+}
+
+
+def test_task_yields_each_accuracy_once_and_the_mean_over_corruptions(trained, unchanged):
+    with unchanged():
+        rows = list(robustness(PARAMS, Context(seed=0, parents={"train": trained})))
+    named = [(row.name, *row.coordinates.values()) for row in rows]
+    assert named == [
+        ("accuracy", "none", 0),
+        ("accuracy", "gaussian_noise", 1),
+        ("accuracy", "gaussian_noise", 5),
+        ("accuracy", "contrast", 1),
+        ("accuracy", "contrast", 5),
+        ("corruption_accuracy",),
+        ("adversarial_accuracy", "fgsm", 0.02),
+        ("adversarial_accuracy", "fgsm", 0.1),
+        ("adversarial_accuracy", "pgd", 0.02),
+        ("adversarial_accuracy", "pgd", 0.1),
+    ]
+    assert {row.step for row in rows} == {4}
+    values = {name: row.value for name, row in zip(named, rows, strict=True)}
+    assert values[("accuracy", "none", 0)] > 0.6
+    mean = sum(row.value for row in rows[1:5]) / 4
+    assert values[("corruption_accuracy",)] == pytest.approx(mean, abs=1e-12)
+    assert values[("accuracy", "contrast", 5)] < values[("accuracy", "contrast", 1)]
+    assert values[("adversarial_accuracy", "fgsm", 0.1)] < values[("accuracy", "none", 0)]
+
+
+def test_rows_depend_on_the_seed_and_not_on_order_company_or_what_ran_before(trained):
+    def rows(seed: int = 0, **params: object):
+        context = Context(seed=seed, parents={"train": trained}, cache=cache)
+        found = robustness({**PARAMS, **params}, context)
+        return {(row.name, *row.coordinates.values()): row.value for row in found}
+
+    cache: dict[str, object] = {}
+    first = rows()
+    torch.manual_seed(99)
+    np.random.seed(99)
+    rows(seed=5, split="validation")
+    assert rows() == first
+    reordered = rows(
+        corruptions=["contrast", "fog", "gaussian_noise"], severities=[5], attacks=["pgd"]
+    )
+    for name, value in reordered.items():
+        if name in first and name != ("corruption_accuracy",):
+            assert value == first[name], name
+    assert rows(seed=1) != first
+
+
+def test_corruptions_and_attacks_can_each_be_left_out(trained):
+    context = Context(parents={"train": trained})
+    only_attacks = robustness({**PARAMS, "corruptions": []}, context)
+    assert {row.name for row in only_attacks} == {"accuracy", "adversarial_accuracy"}
+    only_corruptions = robustness({**PARAMS, "attacks": []}, context)
+    assert {row.name for row in only_corruptions} == {"accuracy", "corruption_accuracy"}
+
+
+def test_clean_accuracy_is_that_of_the_whole_split_when_all_images_are_taken(trained):
+    from sensweep.tasks.data import load
+
+    params = {**PARAMS, "images": 10_000, "corruptions": [], "attacks": []}
+    [row] = robustness(params, Context(parents={"train": trained}))
+    model, _ = load_model(trained)
+    x, y = load("digits", {}).test
+    assert row.value == pytest.approx((model(x).argmax(1) == y).double().mean().item(), abs=1e-12)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(TaskError, match="needs one checkpoint"):
+        list(robustness({}, Context()))
+    for wrong in (
+        {"severities": [0]},
+        {"severities": []},
+        {"epsilons": [8]},  # meant as 8/255
+        {"corruptions": ["blur"]},
+        {"split": "train"},
+        {"attack": "pgd"},
+    ):
+        with pytest.raises(ValidationError):
+            RobustnessParams.model_validate(wrong)
