@@ -127,10 +127,10 @@ def table(result: dict) -> str:
         )
     lines.append(f"{'one bare durable file':<26}{result['bare_creation_ms']:9.2f}")
     lines.append(
-        f"\n{result['rows']} rows in {result['entries']} entries: log "
-        f"{result['log_read_s']:.3f} s, rows {result['cold_read_s']:.3f} s; compaction {result['compact_s']:.3f} s, then rows "
-        f"{result['compacted_read_s']:.3f} s, winners {result['done_s']:.3f} s, reopening "
-        f"{result['reopen_s']:.3f} s; peak memory {result['peak_rss_mb']:.0f} MB"
+        f"\n{result['rows']} rows in {result['entries']} entries: log {result['log_read_s']:.3f} s,"
+        f" rows {result['cold_read_s']:.3f} s; compaction {result['compact_s']:.3f} s, then"
+        f" rows {result['compacted_read_s']:.3f} s, winners {result['done_s']:.3f} s,"
+        f" reopening {result['reopen_s']:.3f} s; peak memory {result['peak_rss_mb']:.0f} MB"
     )
     return "\n".join(lines)
 

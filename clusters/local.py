@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 
 def usable_cpus() -> int:
@@ -33,7 +34,7 @@ class LocalCluster:
             "MALLOC_TOP_PAD_": str(64 * 2**20),
         }
 
-    def init_options(self) -> dict[str, object]:
+    def init_options(self) -> dict[str, Any]:
         """Give the arguments of `ray.init`.
 
         The address is always named: a bare `ray.init()` would join whatever cluster this machine

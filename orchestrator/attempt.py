@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from sensweep.orchestrator.isolation import Snapshot, forget_modules, seed_everything
 from sensweep.orchestrator.needs import Select, choose
 from sensweep.tasks.api import Checkpoint, Context, Measurement, measure
+from sensweep.tasks.device import choose_device
 
 # A resumable state is written at most this often, in seconds, unless something selects the step.
 RESUME_EVERY = 20.0
@@ -69,9 +71,9 @@ class Outcome:
     """
 
     key: tuple[str, int, int]
-    status: str
+    status: Literal["done", "stopped", "failed"]
     rows: list[tuple[str, float, int | None, str, str]] = field(default_factory=list)
-    artifacts: list[dict[str, object]] = field(default_factory=list)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
     trace: str | None = None
     changed: str | None = None
@@ -90,11 +92,23 @@ class _AttemptContext(Context):
     """The context of a real attempt: its checkpoints land in the home and are recorded."""
 
     def __init__(self, shelf: Shelf, **fields: object) -> None:
-        super().__init__(**fields)  # type: ignore[arg-type]
         self._shelf = shelf
+        super().__init__(**fields)  # type: ignore[arg-type]
 
     def checkpoint(self, step: int, save: Callable[[Path], None], **metrics: float) -> None:
         self._shelf.offer(step, save, metrics)
+
+    @property  # type: ignore[override]
+    def resume_from(self) -> Checkpoint | None:
+        """The state to resume from. Looking at it takes the rows so far over.
+
+        A task that never looks starts anew, and its rows with it.
+        """
+        return self._shelf.resume()
+
+    @resume_from.setter
+    def resume_from(self, value: Checkpoint | None) -> None:
+        """Ignore the default that the dataclass sets."""
 
 
 class Shelf:
@@ -112,14 +126,21 @@ class Shelf:
         self.folder = self._all / f"{assignment.sweep}.{epoch}.{attempt}"
         self._selects = [Select.parse(text) for text in assignment.keep]
         self._unmet = [s for s in self._selects if s.kind == "first"]
-        self._written: dict[int, dict[str, object]] = {}
+        self._written: dict[int, dict[str, Any]] = {}
         self._selected: set[int] = set()
         self._last: tuple[int, Callable[[Path], None], dict[str, float]] | None = None
         self._saved_at = time.monotonic()
+        self._resumed: Checkpoint | None = None
+        self.resumable = True
         self.rows: list[tuple[str, float, int | None, str, str]] = []
 
     def resume(self) -> Checkpoint | None:
-        """Take up the furthest state that an earlier attempt left whole; its rows come along."""
+        """Take up the furthest state that an earlier attempt left whole; its rows come along.
+
+        None for a task that runs once per checkpoint of its parents, or has rows of its own.
+        """
+        if self._resumed is not None or self.rows or not self.resumable:
+            return self._resumed
         records = []
         for path in self._all.glob("*/step-*.json"):
             try:
@@ -131,7 +152,10 @@ class Shelf:
             if file.exists() and _sha256(file) == record["sha256"]:
                 self.rows[:] = [tuple(row) for row in record["rows"]]
                 self._take_over(path.parent)
-                return Checkpoint("", record["step"], self.folder / file.name, record["metrics"])
+                self._resumed = Checkpoint(
+                    "", record["step"], self.folder / file.name, record["metrics"]
+                )
+                return self._resumed
         return None
 
     def _take_over(self, folder: Path) -> None:
@@ -158,7 +182,7 @@ class Shelf:
             for old in sorted(set(self._written) - self._selected)[:-2]:
                 self._drop(old)
 
-    def finish(self) -> list[dict[str, object]]:
+    def finish(self) -> list[dict[str, Any]]:
         """Write the final state, drop what only a resumption would have needed, list the rest."""
         if self._last is not None:
             step, save, metrics = self._last
@@ -174,7 +198,7 @@ class Shelf:
                 shutil.rmtree(folder, ignore_errors=True)
         return self._artifacts()
 
-    def _artifacts(self) -> list[dict[str, object]]:
+    def _artifacts(self) -> list[dict[str, Any]]:
         """List what was kept; `selects` says for which selections it will be asked for.
 
         The last one also names those that nothing reached: that they were looked for is known.
@@ -183,9 +207,9 @@ class Shelf:
         selects: dict[int, list[str]] = {step: [] for step in self._written}
         for text in map(str, self._selects):
             for record in choose(kept, text) or kept[-1:]:
-                selects[int(record["step"])].append(text)
+                selects[record["step"]].append(text)
         return [
-            {"kind": "checkpoint", "selects": selects[int(record["step"])]}
+            {"kind": "checkpoint", "selects": selects[record["step"]]}
             | {key: value for key, value in record.items() if key != "rows"}
             for record in kept
         ]
@@ -215,13 +239,15 @@ class Shelf:
         )
         self._saved_at = time.monotonic()
 
-    def _write_record(self, record: dict[str, object]) -> None:
+    def _write_record(self, record: dict[str, Any]) -> None:
         name = f"step-{record['step']:06d}.json"
-        record = record | {"path": str((self.folder / name).with_suffix(".pt").relative_to(self._home))}
+        record = record | {
+            "path": str((self.folder / name).with_suffix(".pt").relative_to(self._home))
+        }
         aside = self.folder / f"{name}.aside"
         aside.write_text(json.dumps(record))
         os.replace(aside, self.folder / name)
-        self._written[int(record["step"])] = record  # type: ignore[call-overload]
+        self._written[record["step"]] = record
 
     def _drop(self, step: int) -> None:
         for suffix in (".json", ".pt"):
@@ -276,15 +302,15 @@ def _run(
     """Run the task once for each selected checkpoint of its parents, or once if it has none."""
     base = {
         "seed": assignment.seed,
-        "device": _device(assignment.gpus),
+        "device": choose_device(assignment.gpus),
         "threads": assignment.threads,
         "cache": cache,
         "folder": shelf.folder,
     }
     selections = list(_selections(assignment, shelf))
+    shelf.resumable = len(selections) == 1
     for parents in selections:
-        resume = shelf.resume() if len(selections) == 1 else None
-        context = _AttemptContext(shelf, **base, parents=parents, resume_from=resume)
+        context = _AttemptContext(shelf, **base, parents=parents)
         step = max((c.step for c in parents.values()), default=None)
         produced = task(dict(assignment.params), context)
         if not isinstance(produced, Iterator):
@@ -354,15 +380,6 @@ def _describe(error: BaseException, outcome: Outcome) -> None:
     outcome.error = f"{type(error).__name__}: {text}{where}"[:500]
     outcome.trace = "".join(traceback.format_exception(error))
     outcome.status = "failed"
-
-
-def _device(gpus: float) -> str:
-    """Choose the GPU that Ray made visible; a logical GPU without hardware runs on the CPU."""
-    if gpus <= 0:
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

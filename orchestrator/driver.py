@@ -92,7 +92,9 @@ class Driver:
         self._shapes = {name: _shape(stage) for name, stage in self._study.stages.items()}
         self._scheduler = Scheduler(orders.policy)
         self._index = {trial.trial_id: i for i, trial in enumerate(self._trials)}
-        self._artifacts = {self._index[t]: list(saved) for t, saved in orders.artifacts.items()}
+        self._artifacts: dict[int, Sequence[Mapping[str, Any]]] = {
+            self._index[trial_id]: saved for trial_id, saved in orders.artifacts.items()
+        }
         self._outcomes: dict[tuple[int, int], Outcome] = {}
         self._dispatched: dict[tuple[int, int], _Dispatched] = {}
         self._done_at: dict[int, float] = {}
@@ -319,10 +321,10 @@ class Driver:
                 return self._scheduler.handle(ev.WorkerDied(now, event.worker, event.reason))
             case Returned():
                 trial_id, attempt, epoch = event.outcome.key
-                if epoch != self._writer.epoch:
-                    self._scheduler.stale += 1
-                    return []
                 trial = self._index[trial_id]
+                if epoch != self._writer.epoch or (trial, attempt) not in self._dispatched:
+                    self._scheduler.stale += 1  # of an older driver, or given up
+                    return []
                 self._outcomes[trial, attempt] = event.outcome
                 finished = ev.Finished(
                     now,
@@ -345,9 +347,11 @@ class Driver:
         self._cancelled.discard(key)
         outcome = self._outcomes.pop((command.trial, command.attempt), None)
         if outcome is None:  # its worker is gone
-            outcome = Outcome(key, command.outcome, started=time.time() - (now - sent.at))
+            outcome = Outcome(key, "failed", started=time.time() - (now - sent.at))
             outcome.seconds = now - sent.at
-        status = command.outcome
+        status: str = command.outcome
+        if status == "lost" and command.final:
+            status = "failed"
         if status == "stopped" and self._stopping:
             status = "lost"  # a later run repeats it
         if status == "done" and self.orders.plan.status[command.trial] == "rebuild":

@@ -42,17 +42,14 @@ class RayExecutor:
 
     def start(self, worker: int, node: str, shape: Shape) -> None:
         """Start a worker process of this shape on that node; `Ready` or `Died` will follow."""
-        actor = (
-            ray.remote(Worker)
-            .options(
-                num_cpus=shape.cpus,
-                num_gpus=shape.gpus,
-                memory=shape.memory or None,
-                max_restarts=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-            )
-            .remote(self._driver)
-        )
+        remote: Any = ray.remote(Worker)
+        actor = remote.options(
+            num_cpus=shape.cpus,
+            num_gpus=shape.gpus,
+            memory=shape.memory or None,
+            max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        ).remote(self._driver)
         self._workers[worker] = actor
         self._when_done(worker, actor.ready.remote(), lambda _: Ready(worker))
 

@@ -30,6 +30,8 @@ _WATCHED = (
     "torch.nn.functional",
     "torch.optim",
 )
+# Variables that libraries set for themselves when they are imported; no task reads them.
+_LIBRARIES_OWN = ("KMP_", "TORCHINDUCTOR_", "TRITON_", "MPLCONFIGDIR", "TF_")
 # A trial may grow the process by what it caches; more than this is called a leak.
 LEAK_BYTES = 2 * 2**30
 LEAK_FILES = 64
@@ -65,9 +67,7 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._state = _observe()
-        self._namespaces = {
-            name: dict(vars(module)) for name, module in _watched_modules().items()
-        }
+        self._namespaces = {name: dict(vars(module)) for name, module in _watched_modules().items()}
 
     def difference(self) -> str | None:
         """Say in a few words what has changed since the snapshot; None if nothing did."""
@@ -114,7 +114,9 @@ def _observe() -> dict[str, object]:
         "resident bytes": resident,
         "open files": files,
         "working directory": os.getcwd(),
-        "environment": dict(os.environ),
+        "environment": {
+            name: value for name, value in os.environ.items() if not name.startswith(_LIBRARIES_OWN)
+        },
         "sys.path": tuple(sys.path),
         "threads": frozenset(
             t.ident for t in threading.enumerate() if not isinstance(t, threading._DummyThread)

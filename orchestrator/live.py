@@ -61,6 +61,7 @@ class Live:
         rate = len(self._ended) / max(min(elapsed, WINDOW), 1e-9)
         best = self._best
         return {
+            "order": list(counts),
             "stages": {stage: dict(states) for stage, states in counts.items()},
             "running": [
                 {

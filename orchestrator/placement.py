@@ -96,8 +96,8 @@ class Placement:
         self._fits = [self.nodes.ever_fits(need) for need in self._needs]
 
     def unplaceable(self, shape: int) -> bool:
-        """Whether a shape has ready trials and fits no node that is up."""
-        return self.ready[shape] > 0 and not self._fits[shape]
+        """Whether a shape wants a worker and fits no node that is up."""
+        return shape in self.wanting and not self._fits[shape]
 
     def deadlines(self) -> list[float]:
         """When resting nodes open again, if a shape wants room."""

@@ -1,4 +1,4 @@
-"""Where results come from: the code's commit, the versions, the machine. No secrets, no environment."""
+"""Where results come from: commit, versions, machine. No secrets, no environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-PACKAGES = ("sensweep", "torch", "torchvision", "timm", "numpy", "ray", "optuna", "pyarrow", "mlflow")
+PACKAGES = (
+    "sensweep",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "ray",
+    "optuna",
+    "pyarrow",
+    "mlflow",
+)
 
 
 def provenance(folder: Path, cpus: int, gpus: int) -> dict[str, object]:

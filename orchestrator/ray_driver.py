@@ -36,7 +36,7 @@ class DriverActor:
 @contextmanager
 def running(orders: Orders) -> Iterator[Future[dict[str, Any]]]:
     """Run a driver while this lasts; the future holds what `Driver.run` returns or raises."""
-    actor = ray.remote(DriverActor).options(num_cpus=0, max_concurrency=THREADS).remote(orders)
+    actor: Any = ray.remote(DriverActor).options(num_cpus=0, max_concurrency=THREADS).remote(orders)
     answer: Future[dict[str, Any]] = Future()
 
     def settle(done: Future[dict[str, Any]]) -> None:

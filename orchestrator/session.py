@@ -124,7 +124,7 @@ def run(
     prepared = prepare(study, home, retry_failed)
     plan = prepared.plan
     check_room(study, cluster)
-    record = {
+    record: dict[str, object] = {
         "study": study.to_dict(),
         "profile": study.profile,
         "provenance": provenance(study.folders[0], cluster.cpus, cluster.gpus),
@@ -157,9 +157,7 @@ class Prepared:
             saved = self.recorded.done.get(trial.trial_id)
             if saved is not None:
                 done[trial.trial_id] = json.loads(saved) if isinstance(saved, str) else saved
-        return Orders(
-            str(self.home), self.plan.study.sweep, self.plan, record, done, self.attempts
-        )
+        return Orders(str(self.home), self.plan.study.sweep, self.plan, record, done, self.attempts)
 
 
 def prepare(study: Study, home: str | Path, retry_failed: bool = False) -> Prepared:
@@ -205,8 +203,8 @@ def refuse_busy(home: str, sweep: str) -> None:
         InputError: a driver of the sweep is known to be alive on this machine.
     """
     store = _home(home)
-    if sweep in store.sweeps() and store.alive(sweep):
-        owner = store.manifest(sweep).owner
+    owner = store.manifest(sweep).owner if sweep in store.sweeps() else None
+    if owner is not None and store.alive(sweep):
         raise InputError(
             f"sweep {sweep} is being run by {owner.name} (pid {owner.pid}, since {owner.since}): "
             f"follow it with `sensweep watch`, or end it with `sensweep stop`, --home {home}"
@@ -227,10 +225,11 @@ def _record_plan(orders: Orders) -> None:
     """Record that the sweep's plan or study changed though there is nothing to run."""
     home = _home(orders.home)
     if orders.sweep in home.sweeps():
-        last = home.study(orders.sweep)
-        planned = home.planned(orders.sweep)
+        epoch = home.manifest(orders.sweep).epoch
+        rows = home.read("trials", [orders.sweep], ["trial_id", "epoch"]).to_pylist()
+        planned = {row["trial_id"] for row in rows if row["epoch"] == epoch}
         same_trials = planned == {trial.trial_id for trial in orders.plan.trials}
-        if last["study"] == orders.study["study"] and same_trials:
+        if home.study(orders.sweep)["study"] == orders.study["study"] and same_trials:
             return
     with home.open_sweep(orders.sweep, study=orders.study) as writer:
         writer.commit({"trials": orders.plan.columns(range(len(orders.plan.trials)))})

@@ -143,14 +143,19 @@ def evaluate(specs: Sequence[ClaimSpec], rows: pd.DataFrame) -> list[ClaimResult
 
 
 def as_records(results: Sequence[ClaimResult]) -> list[dict[str, Any]]:
-    """Claims as JSON-able dictionaries; numbers that are not finite become None."""
-    return [
-        {
+    """Claims as JSON-able dictionaries; numbers that are not finite become None.
+
+    Beside the fields of `ClaimResult` each has `interval`: [low, high], or None.
+    """
+    records = []
+    for result in results:
+        record = {
             field: None if isinstance(value, float) and not math.isfinite(value) else value
             for field, value in asdict(result).items()
         }
-        for result in results
-    ]
+        low, high = record["low"], record["high"]
+        records.append(record | {"interval": None if low is None or high is None else [low, high]})
+    return records
 
 
 def _judge_family(name: str, members: Sequence[_Judged]) -> dict[int, ClaimResult]:

@@ -27,6 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 PANEL_INCHES = (2.9, 2.55)
 MOST_COLUMNS = 3
+MOST_PANELS = 36
 DOTS_PER_INCH = 150
 STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
     "savefig.dpi": DOTS_PER_INCH,
@@ -49,6 +50,7 @@ STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
     "lines.linewidth": 1.7,
     "lines.markersize": 4.5,
     "legend.frameon": False,
+    "text.parse_math": False,  # a label with a dollar sign is no formula
 }
 
 
@@ -145,8 +147,8 @@ def draw_points(points: Points, look: Look) -> Figure:
             style: dict[str, Any] = {"marker": markers[second], "edgecolor": "white", "lw": 0.6}
             ax.scatter(some["x"], some["y"], s=36, color=inks[colour], zorder=3, **style)
         _x_axis(ax, seeds["x"], look.log_x, None)
-        if look.log_y and (seeds["y"] > 0).any():
-            ax.set_yscale("log", nonpositive="mask")
+        if look.log_y:
+            _log_scale(ax, "y", seeds["y"])
         heading = f"{look.heading(panel)}\n{points.correlations[panel]}".strip()
         ax.set_title(heading, loc="left", fontsize=8.5)
     _label(axes, points.x_label, points.y_label)
@@ -174,6 +176,9 @@ def _grid(panels: int, rows: int, title: str, share_x: bool) -> tuple[Figure, li
         columns = 2 if panels == 4 else MOST_COLUMNS
     lines = math.ceil(panels / columns) if rows == 1 else rows
     wide, high = PANEL_INCHES if panels * rows > 1 else (4.2, 3.1)
+    if panels * rows > MOST_PANELS:
+        wanted = "narrow it by where, or split it by another column"
+        raise ValueError(f"{panels * rows} panels are more than {MOST_PANELS}: {wanted}")
     figure = Figure(figsize=(wide * columns + 1.3, high * lines + 0.35), layout="constrained")
     axes = figure.subplots(
         lines,
@@ -184,6 +189,7 @@ def _grid(panels: int, rows: int, title: str, share_x: bool) -> tuple[Figure, li
     ).ravel()
     for spare in axes[panels * rows :]:
         spare.remove()
+    title = textwrap.fill(title, round(10 * figure.get_figwidth()))
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure, list(axes[: panels * rows])
 
@@ -218,8 +224,8 @@ def _x_axis(ax: Axes, x: pd.Series, log: bool, names: Sequence[str] | None) -> N
             ax.tick_params(axis="x", labelrotation=30)
         return
     values = sorted(set(x[x > 0] if log else x))
-    if log and values:
-        ax.set_xscale("log")
+    if log:
+        _log_scale(ax, "x", x)
     if log and 1 < len(values) <= 8:
         # Powers of ten alone would leave an axis of three noise sizes with a single tick.
         ax.set_xticks(values, [f"{value:g}" for value in values])
@@ -250,8 +256,23 @@ def _y_axis(axes: Sequence[Axes], data: pd.DataFrame, log: bool) -> None:
         limits = bottom - 0.06 * span, top + 0.06 * span
     for ax in axes:
         if log:
-            ax.set_yscale("log", nonpositive="mask")
+            _log_scale(ax, "y", data["mean"])
         ax.set_ylim(*limits)
+
+
+def _log_scale(ax: Axes, which: str, values: pd.Series) -> None:
+    """Make an axis (`x` or `y`) logarithmic if anything is above 0, with plain numbers as ticks."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    values = values[values > 0]
+    if values.empty:
+        return
+    getattr(ax, f"set_{which}scale")("log", nonpositive="mask")
+    axis: Any = getattr(ax, f"{which}axis")
+    decades = np.log10(values.max() / values.min())
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _label(axes: Sequence[Axes], x_label: str, y_label: str) -> None:
@@ -283,6 +304,7 @@ def _legend(
             handles += [_handle(linestyle="none", label=heading), *group]
     if not handles:
         return
+    figure.set_figheight(max(figure.get_figheight(), 0.2 * len(handles) + 0.3))
     legend = figure.legend(handles=handles, loc="outside right upper", handlelength=2.2)
     for text, handle in zip(legend.get_texts(), handles, strict=True):
         if handle.get_linestyle() == "None" and handle.get_marker() == "None":

@@ -136,8 +136,6 @@ class StrengthFigure(_Figure):
 FigureSpec = Annotated[
     CurveFigure | TrainingFigure | ScatterFigure | StrengthFigure, Field(discriminator="kind")
 ]
-
-
 FigureSpecs: TypeAdapter[list[FigureSpec]] = TypeAdapter(list[FigureSpec])
 
 
@@ -183,6 +181,7 @@ def draw(
 
     Raises:
         NoRows: as for `plotted`.
+        ValueError: it has more panels than can be read.
     """
     import matplotlib as mpl
 
@@ -219,10 +218,13 @@ def default_figures(rows: pd.DataFrame) -> list[FigureSpec]:
     datasets = _values(rows, "dataset")
     if len(datasets) < 2:
         return _default_set(rows, {}, "", "")
+    names = [re.sub(r"[^A-Za-z0-9]+", "-", dataset).strip("-")[-40:] for dataset in datasets]
+    if len({*names, ""}) <= len(names):  # two paths may differ in punctuation alone
+        names = [str(rank) for rank, _ in enumerate(datasets, start=1)]
     return [
         figure
-        for dataset in datasets
-        for figure in _default_set(rows, {"dataset": dataset}, f"-{_slug(dataset)}", f", {dataset}")
+        for dataset, name in zip(datasets, names, strict=True)
+        for figure in _default_set(rows, {"dataset": dataset}, f"-{name}", f", {dataset}")
     ]
 
 
@@ -263,7 +265,7 @@ def _default_set(
         )
     measured = [one for one in (clean, corrupted) if _values(rows, "strength", one)]
     if _values(rows, "strength", sensitivity):
-        middle = {**where, "sigma": float(sigmas[len(sigmas) // 2])} if sigmas else where
+        middle = {**where, "sigma": sigmas[len(sigmas) // 2]} if sigmas else where
         measured.insert(0, Selector(name="sensitivity", where=middle))
     if measured:
         figures.append(
@@ -287,7 +289,3 @@ def _values(rows: pd.DataFrame, column: str, selector: Selector | None = None) -
     except NoRows:
         return []
     return ordered(found[column])
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") or "data"

@@ -187,7 +187,13 @@ class Log:
 
     def _numbers(self) -> list[int]:
         names = self._files.list(f"{self._folder}/manifest")
-        return sorted(int(match[1]) for name in names if (match := _ENTRY_NAME.fullmatch(name)))
+        numbers = sorted(int(match[1]) for name in names if (match := _ENTRY_NAME.fullmatch(name)))
+        # NFS may show a listing that is a minute old; what is asked for by name is there.
+        following = numbers[-1] + 1 if numbers else 1
+        while self._files.version(self._path(following)) is not None:
+            numbers.append(following)
+            following += 1
+        return numbers
 
     def _path(self, generation: int) -> str:
         return f"{self._folder}/manifest/{generation:08d}.json"

@@ -165,7 +165,7 @@ def _put_trials(
         if known is None:
             _create(client, experiment_id, parent, text)
             created += 1
-        elif known.data.tags.get("sensweep.digest") != text.digest():
+        elif known.data.tags.get("sensweep.digest") != text.digest:
             _update(client, experiment_id, parent, text, known)
             updated += 1
     return created, updated, len(texts) - created - updated
@@ -186,7 +186,7 @@ def _update(client: MlflowClient, experiment_id: str, parent: str, text: RunText
     """
     known = run.data.params
     same = all(known.get(key, value) == value for key, value in text.params.items())
-    if not same or run.data.tags.get("sensweep.core") != text.core():
+    if not same or run.data.tags.get("sensweep.core") != text.core:
         client.delete_run(run.info.run_id)
         _create(client, experiment_id, parent, text)
         return
@@ -198,7 +198,7 @@ def _update(client: MlflowClient, experiment_id: str, parent: str, text: RunText
 
 def _digests(text: RunText) -> dict[str, str]:
     """Make the tags that are written last: they say that the run is whole."""
-    return {"sensweep.core": text.core(), "sensweep.digest": text.digest()}
+    return {"sensweep.core": text.core, "sensweep.digest": text.digest}
 
 
 def _drop_stale_tags(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:

@@ -11,7 +11,8 @@ import math
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sensweep.results.schema import canonical_json
@@ -62,13 +63,15 @@ class RunText:
         """What tells the trial from all others of its sweep."""
         return self.trial_id, self.stage, self.cell
 
+    @cached_property
     def core(self) -> str:
-        """Identify what MLflow cannot change any more once it is written."""
+        """Identifies what MLflow cannot change any more once it is written."""
         return digest([self.status, self.started, self.ended, self.metrics])
 
+    @cached_property
     def digest(self) -> str:
-        """Identify all of it."""
-        return digest(asdict(self))
+        """Identifies all of it."""
+        return digest([self.core, self.name, self.params, self.tags])
 
 
 def digest(content: object) -> str:
@@ -192,7 +195,7 @@ def safe_name(name: str) -> str:
     MLflow takes letters, digits and `_-./` and blanks, at most 250, without path tricks.
     """
     safe = _NOT_IN_NAMES.sub("_", name)
-    if safe.startswith(("/", "..")) or posixpath.normpath(safe) != safe:
+    if safe == "." or safe.startswith(("/", "..")) or posixpath.normpath(safe) != safe:
         safe = safe.replace("/", "_").strip(".")
     if safe == name and 0 < len(safe) <= _MOST_NAME:
         return safe

@@ -158,14 +158,13 @@ def _frame(connection: DuckDBPyConnection, sql: str, sweep: str) -> pd.DataFrame
 def _figures(study: Mapping[str, Any], rows: pd.DataFrame, folder: Path) -> list[dict[str, Any]]:
     """Draw the study's figures: name, title, note, PNG as base64 ("" without rows), width."""
     from sensweep.results.figures import FigureSpecs, default_figures, draw, plotted
-    from sensweep.results.selector import NoRows
 
     drawn = []
     for spec in FigureSpecs.validate_python(study.get("figures") or default_figures(rows)):
         try:
             shown = plotted(spec, rows)
             note, png = shown.note, draw(spec, rows, folder, shown).read_bytes()
-        except NoRows as error:
+        except ValueError as error:  # NoRows, or what cannot be drawn readably
             note, png = f"Not drawn: {error}", b""
         drawn.append(
             {
@@ -262,7 +261,7 @@ def _interval(claim: Mapping[str, Any]) -> str:
 def _rounded(value: float, claim: Mapping[str, Any]) -> str:
     low, high = claim["low"], claim["high"]
     width = high - low if low is not None and high is not None else abs(value)
-    if not width > 0 or width > 1e6:
+    if not 1e-4 < width < 1e6:
         return f"{value:.4g}".replace("-", "−")
-    decimals = min(8, max(0, 2 - math.floor(math.log10(width))))
+    decimals = max(0, 2 - math.floor(math.log10(width)))
     return f"{value:.{decimals}f}".replace("-", "−")

@@ -18,9 +18,10 @@ from sensweep.results.errors import BadRows
 
 SCHEMA_VERSION = 1
 
-#: Statuses of an attempt. The first two are final: they alone come with measurements.
+#: Statuses of an attempt. The first two are final: they alone come with measurements. A rebuilt
+#: one ran a finished trial once more, for checkpoints that had been freed; its rows are there.
 FINAL = ("done", "stopped")
-STATUSES = (*FINAL, "failed", "lost")
+STATUSES = (*FINAL, "failed", "lost", "rebuilt")
 
 Columns = Mapping[str, Sequence[object]]
 
@@ -62,7 +63,7 @@ _FIELDS = {
         _field("trial_id", _text, "the trial"),
         _field("attempt", _int32, "number of the attempt within the sweep, from 1", "1"),
         _field("epoch", _int64, "driver epoch that ran the attempt", "1"),
-        _field("status", _text, "done, stopped, failed or lost"),
+        _field("status", _text, "done, stopped, failed, lost or rebuilt"),
         _field("error", _text, "what went wrong, one line", nullable=True),
         _field("traceback", _text, "the whole traceback", nullable=True),
         _field("log", _text, "log file, relative to the home"),

@@ -7,7 +7,7 @@ keep apart, which its note names), then the seeds' means get a 95% t-interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class Points:
     Attributes:
         data: one line per point: panel, colour, second (labels of its colour and marker), x, y,
             n (seeds that it averages).
-        seeds: the same before averaging over seeds, with a column seed.
+        seeds: the same before averaging over seeds, with a column seed in place of n.
         correlations: for each panel, the Spearman correlation of its points with its 95% interval
             and n, or why there is none.
         x_label, y_label: axis labels.
@@ -116,21 +116,21 @@ def _lines(
         _require(found, column, spec.y)
     remarks = _Remarks()
     found = found[found[x].notna()]
-    found = found.assign(
-        panel=_texts(found, spec.split),
-        colour=_texts(found, by[0]),
-        second=_texts(found, by[1] if len(by) > 1 else None),
-    )
     positions, ticks = _positions(found[x])
-    used = {x, *by, spec.split}
-    data = _over_seeds(found.assign(x=positions), ["panel", "colour", "second", "x"], used, remarks)
+    labels = {
+        "panel": _texts(found, spec.split),
+        "colour": _texts(found, by[0]),
+        "second": _texts(found, by[1] if len(by) > 1 else None),
+        "x": positions,
+    }
+    data = _over_seeds(found, labels, {x, *by, spec.split}, remarks)
     data = _sorted(data.assign(row=0, baseline=False), ["panel", "colour", "second"])
     return Lines(
         data=data,
         y_labels=[spec.y_label or quantity_label(spec.y, rows)],
         x_label=spec.x_label or x.replace("_", " "),
         ticks=dict.fromkeys(data["panel"].unique(), ticks) if ticks else {},
-        note=_seeds_note(data["n"], "band", remarks),
+        note=_seeds_note(data["n"], remarks),
     )
 
 
@@ -147,7 +147,6 @@ def strength(spec: StrengthFigure, rows: pd.DataFrame) -> Lines:
         found = quantity.select(rows)
         for column in ("intervention", "strength", spec.by):
             _require(found, column, quantity)
-        found = found.assign(colour=_texts(found, spec.by), second="")
         untouched = found[found["intervention"] == spec.baseline]
         treated = found[(found["intervention"] != spec.baseline) & found["strength"].notna()]
         for intervention in ordered(treated["intervention"]):
@@ -157,15 +156,11 @@ def strength(spec: StrengthFigure, rows: pd.DataFrame) -> Lines:
                 positions = positions + 1
                 ticks[intervention] = [spec.baseline, *names]
             for subset, x in ((untouched, 0.0), (these, positions)):
-                means = _over_seeds(
-                    subset.assign(x=x),
-                    ["colour", "second", "x"],
-                    {"intervention", "strength", spec.by},
-                    remarks,
-                )
-                parts.append(
-                    means.assign(row=row, panel=intervention, baseline=subset is untouched)
-                )
+                labels = {"colour": _texts(subset, spec.by), "second": "", "x": x}
+                used = {"intervention", "strength", spec.by}
+                means = _over_seeds(subset, labels, used, remarks)
+                at_zero = subset is untouched
+                parts.append(means.assign(row=row, panel=intervention, baseline=at_zero))
     if not parts:
         wanted = ", ".join(str(quantity) for quantity in spec.quantities)
         raise NoRows(f"no rows of {wanted} at any strength of an intervention")
@@ -175,7 +170,7 @@ def strength(spec: StrengthFigure, rows: pd.DataFrame) -> Lines:
         y_labels=[quantity_label(quantity, rows) for quantity in spec.quantities],
         x_label=spec.x_label or "strength",
         ticks=ticks,
-        note=f"Dotted: {spec.baseline}, the reference. {_seeds_note(data['n'], 'band', remarks)}",
+        note=f"Dotted: {spec.baseline}, the reference. {_seeds_note(data['n'], remarks)}",
     )
 
 
@@ -192,32 +187,31 @@ def scatter(spec: ScatterFigure, rows: pd.DataFrame) -> Points:
     x, y = spec.x.select(rows), spec.y.select(rows)
     shared = shared_columns(x, y)
     sides = []
-    for found, quantity in ((x, spec.x), (y, spec.y)):
+    for found, name in ((x, "x"), (y, "y")):
         keys = list(shared)
         if spec.split and spec.split not in shared and has_values(found, spec.split):
             keys.append(spec.split)
-        found = found.assign(**{key: _texts(found, key) for key in keys})
-        means = _seed_means(found, keys, set(keys), remarks)
-        sides.append(means.rename(columns={"value": "x" if quantity is spec.x else "y"}))
+        labels = {key: _texts(found, key) for key in keys}
+        means = _seed_means(found, labels, set(keys), remarks)
+        sides.append(means.rename(columns={"value": name}))
     on = [column for column in sides[0].columns if column in sides[1].columns]
     seeds = sides[0].merge(sides[1], on=on)
     if seeds.empty:
         raise NoRows(f"no model has both {spec.x} and {spec.y} for the same seed")
-    if spec.split and spec.split not in seeds.columns:
+    if spec.split and _own(spec.split) not in seeds.columns:
         raise NoRows(f"neither {spec.x} nor {spec.y} has a column {spec.split} to split by")
-    seeds["panel"] = seeds[spec.split] if spec.split else ""
-    seeds["colour"] = seeds.get(spec.colour, "")
-    seeds["second"] = seeds.get(spec.marker, "")
-    model = ["panel", "colour", "second", *(key for key in shared if key != spec.split)]
-    model = list(dict.fromkeys(model))
+    seeds["panel"] = seeds[_own(spec.split)] if spec.split else ""
+    seeds["colour"] = seeds.get(_own(spec.colour), "")
+    seeds["second"] = seeds.get(_own(spec.marker), "")
+    model = ["panel", "colour", "second", *map(_own, shared)]
     averaged = seeds.groupby(model, as_index=False, sort=False).agg(
         x=("x", "mean"), y=("y", "mean"), n=("seed", "nunique")
     )
     data = seeds.assign(n=1) if spec.point == "trial" else averaged
-    data = _sorted(data, ["panel", "colour", "second", *shared])
+    data = _sorted(data, model)
     return Points(
         data=data[["panel", "colour", "second", "x", "y", "n"]],
-        seeds=_sorted(seeds, ["panel", "colour", "second", *shared, "seed"]),
+        seeds=_sorted(seeds, [*model, "seed"])[["panel", "colour", "second", "x", "y", "seed"]],
         correlations={
             panel: _correlation(data[data["panel"] == panel]) for panel in ordered(data["panel"])
         },
@@ -280,7 +274,7 @@ def natural(text: str) -> tuple[bool, float, str]:
 
 def _sorted(data: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Sort by text columns in their natural order, then by x: the same rows, the same figure."""
-    columns = [*dict.fromkeys(columns), "x"]
+    columns = [*columns, "x"]
     ranks = data[columns].map(lambda value: natural(canonical(value)))
     return data.loc[ranks.sort_values(columns, kind="stable").index].reset_index(drop=True)
 
@@ -313,15 +307,21 @@ def _positions(column: pd.Series) -> tuple[pd.Series, list[str]]:
     return column.map(canonical).map(ranks), names
 
 
+def _own(name: str) -> str:
+    """Name a column of labels as no axis or coordinate is ever called (`x` may be an axis)."""
+    return f"={name}"
+
+
 def _seed_means(
-    found: pd.DataFrame, keys: list[str], used: set[str | None], remarks: _Remarks
+    found: pd.DataFrame, labels: Mapping[str, Any], used: Collection[str | None], remarks: _Remarks
 ) -> pd.DataFrame:
-    """One value per keys and seed; `used` are the columns that the figure keeps apart."""
+    """One value per label and seed; `used` are the columns that the figure keeps apart."""
+    others = [c for c in found.columns if c not in IDENTITY - {"stage", "step"} and c not in used]
+    keys = [*map(_own, labels)]
+    found = found.assign(**{_own(name): label for name, label in labels.items()})
     finite = np.isfinite(found["value"])
     remarks.not_finite += int((~finite).sum())
     found = found[finite]
-    others = [c for c in found.columns if c not in IDENTITY - {"stage", "step"} and c not in used]
-    others = [c for c in others if c not in keys and c not in ("panel", "colour", "second", "x")]
     groups = found.groupby([*keys, "seed"], sort=False)
     if len(found) > groups.ngroups:
         varied = groups[others].nunique().max() > 1
@@ -330,19 +330,19 @@ def _seed_means(
 
 
 def _over_seeds(
-    found: pd.DataFrame, keys: list[str], used: set[str | None], remarks: _Remarks
+    found: pd.DataFrame, labels: Mapping[str, Any], used: Collection[str | None], remarks: _Remarks
 ) -> pd.DataFrame:
-    """Mean over seeds with its interval: keys, n, mean, low, high."""
+    """Mean over seeds with its interval: the labels, n, mean, low, high."""
     import pandas as pd
 
-    means = _seed_means(found, keys, used, remarks)
+    means = _seed_means(found, labels, used, remarks)
     points = []
-    for key, values in means.groupby(keys, sort=False)["value"]:
+    for key, values in means.groupby([*map(_own, labels)], sort=False)["value"]:
         low, high = np.nan, np.nan
         if len(values) > 1:
             low, high = mean_estimate(values.to_numpy()).interval(0.95)
         points.append((*key, len(values), values.mean(), low, high))
-    return pd.DataFrame(points, columns=[*keys, "n", "mean", "low", "high"])
+    return pd.DataFrame(points, columns=[*labels, "n", "mean", "low", "high"])
 
 
 def _correlation(points: pd.DataFrame) -> str:
@@ -357,7 +357,7 @@ def _correlation(points: pd.DataFrame) -> str:
     return f"ρ = {estimate.value:.2f} [{low:.2f}, {high:.2f}], n = {n}".replace("-", "−")
 
 
-def _seeds_note(n: pd.Series, interval: str, remarks: _Remarks) -> str:
+def _seeds_note(n: pd.Series, remarks: _Remarks) -> str:
     if n.empty:
         return remarks.sentence()
     low, high = int(n.min()), int(n.max())
@@ -365,7 +365,7 @@ def _seeds_note(n: pd.Series, interval: str, remarks: _Remarks) -> str:
         said = "One seed: no interval."
     else:
         count = f"{low}" if low == high else f"{low} to {high}"
-        said = f"Mean over {count} seeds; {interval}: 95% t-interval."
+        said = f"Mean over {count} seeds; band: 95% t-interval."
     return f"{said} {remarks.sentence()}".strip()
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sensweep.results import parts
-from sensweep.results.errors import Damaged, StoreError, UnknownSweep
+from sensweep.results.errors import BadRows, Damaged, StoreError, UnknownSweep
 from sensweep.results.files import Files, LocalFiles
 from sensweep.results.lease import known_alive
 from sensweep.results.manifest import Log, SweepState
@@ -97,6 +97,7 @@ class Home:
 
         Raises:
             SweepBusy: another driver is alive.
+            Fenced: yet another driver took the sweep over in the same moment.
             Damaged: the sweep's log or attempts are not whole.
         """
         _check_name(sweep)
@@ -116,14 +117,18 @@ class Home:
 
         Raises:
             UnknownSweep: the home has no such sweep.
-            BadRows: there is no such table.
+            BadRows: there is no such table, or it has no such column.
             Damaged: a file is missing, or is not what was committed.
         """
-        schema_of(table)
-        names = self.sweeps() if sweeps is None else list(sweeps)
-        return _concat(
-            table, columns, [self._read(name, {table: columns})[table] for name in names]
-        )
+        schema = schema_of(table)
+        for column in columns or ():
+            if column not in schema.names:
+                raise BadRows(
+                    f"table {table} has no column {column!r}; {nearest(column, schema.names)}"
+                )
+        names = self.sweeps() if sweeps is None else sweeps
+        read = [self._read(name, {table: columns})[table] for name in names]
+        return _concat(table, columns, read)
 
     def results(self) -> dict[str, pa.Table]:
         """Read the whole home, with one winner per trial.
@@ -138,13 +143,12 @@ class Home:
         read = {name: self._read(name, every) for name in self.sweeps()}
         attempts = _concat("attempts", None, [tables["attempts"] for tables in read.values()])
         winners = _winners(attempts)
-        measurements = [
-            _won(tables["measurements"], winners, name) for name, tables in read.items()
-        ]
+        trials = _concat("trials", None, [tables["trials"] for tables in read.values()])
+        won = [_won(tables["measurements"], winners, name) for name, tables in read.items()]
         return {
-            "trials": _latest(_concat("trials", None, [part["trials"] for part in read.values()])),
+            "trials": _latest(trials),
             "attempts": attempts,
-            "measurements": sort("measurements", _concat("measurements", None, measurements)),
+            "measurements": _concat("measurements", None, won),
             "winners": winners,
         }
 

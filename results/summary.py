@@ -139,5 +139,7 @@ def mean_and_interval(values: np.ndarray[Any, np.dtype[np.float64]], seeds: int)
     half = float(mean_estimate(values).interval(0.95)[1]) - mean if n > 1 else 0.0
     if half <= 1e-12 * abs(mean):
         return (f"{mean:,.0f}" if mean == int(mean) else f"{mean:.4g}") + short
-    decimals = min(8, max(0, 1 - math.floor(math.log10(half))))
+    decimals = max(0, 1 - math.floor(math.log10(half)))
+    if decimals > 6:
+        return f"{mean:.3g} ± {half:.2g}{short}"
     return f"{mean:,.{decimals}f} ± {half:,.{decimals}f}{short}"

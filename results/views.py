@@ -113,13 +113,16 @@ _ROWS = """
     where t.current
 """
 
-# Within a seed first: a trial that measured the same thing twice counts once, with its mean.
+# Within a seed first: a trial that measured the same thing twice counts once, with its mean. (A
+# NaN of a pandas frame arrives as null.)
 _CELLS = """
     with seeds as (
-        select {key}, seed, avg(value) as value{within} from rows group by {key}, seed
+        select {key}, seed, avg(coalesce(value, 'nan')) as value{within}
+        from rows group by {key}, seed
     ),
     spread as (
-        select {key}, {over}count(*) as n, count_if(not isfinite(value)) as nonfinite,
+        select {key}, {over}count(*) as n,
+            count(*) filter (where not isfinite(value)) as nonfinite,
             case when nonfinite > 0 then 'nan'::double else avg(value) end as mean,
             case when nonfinite = 0 then stddev_samp(value) end as sd
         from seeds group by {key}

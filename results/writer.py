@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import threading
 import time
 import uuid
@@ -69,7 +70,7 @@ class SweepWriter:
         self._state = state
         self._owner = owner
         self._ledger = ledger
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._fenced = ""
         self._beats = 0
         # When each unneeded file was first known to be unneeded, by the monotonic clock.
@@ -230,8 +231,10 @@ class SweepWriter:
         return True
 
     def _catch_up(self) -> None:
-        """Read what the log holds beyond our knowledge: a newer epoch, or our own entry whose
-        creation looked failed (an answer lost on NFS)."""
+        """Read what the log holds beyond our knowledge.
+
+        That is a newer epoch, or an entry of our own whose creation seemed to have failed.
+        """
         before = set(self._state.parts)
         state = self._log.read(self._state)
         if state.epoch != self.epoch or state.writer != self._state.writer:
@@ -306,5 +309,5 @@ def _busy(files: Files, sweep: str, state: SweepState) -> SweepBusy:
     return SweepBusy(
         f"sweep {sweep} is being run by {owner.name} on {owner.host} (pid {owner.pid}, since "
         f"{owner.since}): wait for it, or stop it with `sensweep stop {sweep} --home "
-        f"{files.locate('')}`"
+        f"{shlex.quote(files.locate(''))}`"
     )

@@ -1,1 +1,1 @@
-"""What runs inside a trial: training, interventions and analyses. Knows nothing of Ray or Parquet."""
+"""What runs inside a trial: training, interventions, analyses. Knows neither Ray nor Parquet."""

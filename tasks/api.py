@@ -73,7 +73,7 @@ class TaskError(Exception):
 
 @dataclass
 class Context:
-    """What a task may know of the attempt that runs it. Nothing here changes its numbers but `seed`.
+    """What a task may know of its attempt. Of all this, only `seed` changes its numbers.
 
     Attributes:
         seed: the trial's seed. Use `stream` to derive generators from it, never the seed itself.

@@ -366,6 +366,30 @@ def test_identifiers_that_look_like_numbers_are_told_apart():
         row | {"cell": cells[row["arch"]], "trial_id": f"{cells[row['arch']]}{row['seed']}1234567"}
         for row in PLAIN
     ]
-    result, expected = judge(claim(), rows)["1.1"], judge(claim(), PLAIN)["1.1"]
-    assert (result.verdict, result.n, result.reason) == ("supported", 5, None)
-    assert result.estimate == pytest.approx(expected.estimate)
+    highest = {"name": "sensitivity", "aggregate": "max"}
+    spec = claim(type="descriptive", value=highest, of=None, than=None, direction=None)
+    assert judge(spec, rows)["1.1"].estimate == pytest.approx(judge(spec, PLAIN)["1.1"].estimate)
+
+
+def test_a_filter_of_the_claim_leaves_a_quantity_alone_that_names_the_column_itself():
+    """Corruption accuracy relative to clean accuracy, both rows of one trial."""
+
+    def measure(point, seed):
+        kept = 0.8 if point["arch"] == "vit" else 0.5
+        clean = 0.9 + 0.01 * noise(seed, point["arch"])
+        kept += 0.01 * noise("kept", seed, point["arch"])
+        return [
+            ("accuracy", clean, {"corruption": "none"}),
+            ("accuracy", clean * kept, {"corruption": "blur"}),
+        ]
+
+    clean = {"name": "accuracy", "where": {"corruption": "none"}}
+    spec = claim(
+        value={"name": "accuracy", "divided_by": clean},
+        where={"corruption": "blur"},
+        direction="higher",
+        gate=clean | {"at_least": 0.85},
+    )
+    result = judge(spec, sweep(points(arch=["vit", "mlp"]), SEEDS, measure))["1.1"]
+    assert (result.verdict, result.unit) == ("supported", "1")
+    assert result.estimate == pytest.approx(0.3, abs=0.02)

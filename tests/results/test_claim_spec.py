@@ -1,6 +1,10 @@
 """What a malformed claim is told, and what can be checked before anything has run."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from claim_rows import claim
 from pydantic import ValidationError
 
@@ -122,3 +126,14 @@ def test_claims_survive_json():
     spec = claim(for_each=["sigma"], gate={"name": "train_accuracy", "at_least": 0.95}, than=0.5)
     (parsed,) = ClaimSpecs.validate_python([spec])
     assert ClaimSpecs.validate_json(ClaimSpecs.dump_json([parsed])) == [parsed]
+
+
+def test_every_example_of_the_reference_is_a_valid_claim():
+    text = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    claims = [one for block in blocks for one in yaml.safe_load(block)["claims"]]
+    parsed = ClaimSpecs.validate_python(claims)
+    assert {spec.type for spec in parsed} == {
+        "difference", "noninferiority", "equivalence", "trend", "correlation", "descriptive",
+    }  # fmt: skip
+    assert check(parsed, axes={}, stages=["train"]) == []

@@ -325,6 +325,7 @@ def test_a_study_is_evaluated_and_recorded_as_json():
     results = evaluate_study(study, pd.DataFrame(PLAIN))
     (record,) = json.loads(json.dumps(as_records(results), allow_nan=False))
     assert record["verdict"] == "supported"
+    assert record["interval"] == [record["low"], record["high"]]
     assert (record["fragile"], record["figure"]) == ("tiny models overfit", "curve")
     assert evaluate_study({"study": "none"}, pd.DataFrame(PLAIN)) == []
     assert evaluate([], pd.DataFrame(PLAIN)) == []

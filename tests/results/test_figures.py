@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
 from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 
@@ -30,6 +33,7 @@ from sensweep.results.series import Lines, Points
 from sensweep.results.statistics import spearman
 
 ARCHS = ("cnn", "mlp", "vit")
+COLOURS = drawing.colours_of(ARCHS)
 TREATMENTS = (("none", None), ("noise_augmentation", 0.1), ("noise_augmentation", 0.3))
 
 
@@ -110,6 +114,17 @@ def test_two_columns_give_colour_and_style_and_a_third_gives_panels() -> None:
     assert set(shown.data["panel"]) == {"–", "0.1", "0.3"}
     assert set(line(shown, panel="–")["second"]) == {"none"}
     assert set(line(shown, panel="0.3")["second"]) == {"noise_augmentation"}
+
+
+def test_axes_may_have_any_name() -> None:
+    names = {"arch": "x", "intervention": "panel", "strength": "y", "sigma": "colour"}
+    rows = ROWS.rename(columns=names)
+    y = {"name": "sensitivity", "where": {"panel": "none"}}
+    renamed = plotted(curve(y=y, x="colour", by="x"), rows)
+    pd.testing.assert_frame_equal(renamed.data, plotted(curve(), ROWS).data)
+    renamed = plotted(scatter(colour="x", marker="panel", split="colour"), rows)
+    pd.testing.assert_frame_equal(renamed.data, plotted(scatter(split="sigma"), ROWS).data)
+    assert plotted(curve(x="colour", by="colour", y=y), rows).note.endswith("over x, draw.")
 
 
 def test_an_axis_of_names_gets_positions_and_ticks() -> None:
@@ -310,6 +325,7 @@ def test_default_figures_are_those_that_the_rows_can_fill() -> None:
         "sensitivity-corruption",
     ]
     assert names(ROWS.iloc[:0]) == []
+    assert names(study_rows(("a/b", "a-b")))[::3] == ["sensitivity-1", "sensitivity-2"]
     assert names(study_rows(("digits", "mnist5k"))) == [
         f"{name}-{dataset}"
         for dataset in ("digits", "mnist5k")
@@ -331,11 +347,9 @@ def test_default_figures_of_a_dataset_show_that_dataset_alone() -> None:
         curve(log_x=True),
         curve(y="sensitivity", by=["arch", "intervention"], split="strength", log_y=True),
         curve(y="test_accuracy", x="arch", by="intervention"),
-        curve(y="sensitivity", by="strength", split="arch"),
         TrainingFigure(name="f", title="F", y=Selector(name="train_loss")),
         scatter(split="sigma", log_x=True, log_y=True),
         scatter(point="trial"),
-        strength(),
         strength(log_x=True),
     ],
     ids=lambda spec: spec.kind,
@@ -359,13 +373,40 @@ def test_one_seed_zeros_and_gaps_are_drawn(log: bool, tmp_path: Path) -> None:
     assert draw(scatter(log_y=log), rows, tmp_path).is_file()
 
 
-def test_an_architecture_has_one_colour_in_every_figure() -> None:
-    shown = plotted(curve(y={"name": "sensitivity", "where": {"arch": "vit"}}), ROWS)
-    assert isinstance(shown, Lines)
-    look = drawing.Look(title="", colours=ARCHS, seconds=[""], legend=("arch", ""))
-    (ax,) = drawing.draw_lines(shown, look).axes
-    drawn = [one for one in ax.get_lines() if len(one.get_xdata()) == 2]  # type: ignore[arg-type]
-    assert [one.get_color() for one in drawn] == [drawing.colours_of(ARCHS)["vit"]]
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    rows = ROWS.assign(value=10 ** (3 * ROWS["value"]))
+    look = drawing.Look(
+        title="", colours=ARCHS, seconds=[""], legend=("arch", ""), log_x=True, log_y=True
+    )
+    for split in (None, "draw"):
+        shown = plotted(curve(split=split), rows)
+        assert isinstance(shown, Lines)
+        with mpl.rc_context(drawing.STYLE):
+            figure = drawing.draw_lines(shown, look)
+            figure.canvas.draw()
+        x, y = (axis.get_ticklabels() for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis))
+        assert [label.get_text() for label in x] == ["0.05", "0.1"]
+        texts = [label.get_text() for label in y]
+        assert len(texts) >= 2
+        assert all(float(text) > 0 for text in texts)
+
+
+def test_text_is_never_a_formula_and_panels_have_a_limit(tmp_path: Path) -> None:
+    rows = ROWS.assign(arch=ROWS["arch"] + r" $\frac$")
+    assert draw(curve(title=r"costs $\nonsense$ " * 9), rows, tmp_path).is_file()
+    many = pd.concat([ROWS.assign(depth=depth) for depth in range(40)])
+    with pytest.raises(ValueError, match="40 panels are more than 36"):
+        draw(curve(split="depth"), many, tmp_path)
+
+
+def test_an_architecture_has_one_colour_in_every_figure(tmp_path: Path) -> None:
+    alone = curve(y={"name": "sensitivity", "where": {"arch": "vit"}})
+    pixels = imread(draw(alone, ROWS, tmp_path))[..., :3]
+    seen = {
+        arch: bool(np.isclose(pixels, to_rgb(colour), atol=1e-3).all(-1).any())
+        for arch, colour in COLOURS.items()
+    }
+    assert seen == {"cnn": False, "mlp": False, "vit": True}
     assert len(set(drawing.colours_of([*"abcdefgh"]).values())) == 8
 
 

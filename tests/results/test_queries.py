@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -25,7 +26,7 @@ from conftest import (
     small_trials,
     train_trial,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensweep.results.errors import UnknownSweep
@@ -398,6 +399,7 @@ def test_columns_of_the_same_name_are_all_there(small_home: Home) -> None:
 # ---- JSON to columns
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(
@@ -454,16 +456,11 @@ def test_column_names_are_unique_to_sql() -> None:
     }
 
 
-def test_queries_need_no_torch_nor_mlflow(small_home: Home) -> None:
+def test_a_query_imports_nothing_heavy(small_home: Home) -> None:
     code = (
         "import sys; from sensweep.results.queries import query; from sensweep.results.store "
-        f"import Home; print(query(Home({str(small_home.path)!r}), 'select count(*) from rows'));"
-        "print(sorted({'torch', 'mlflow', 'pandas', 'scipy'} & set(sys.modules)))"
+        f"import Home; query(Home({str(small_home.path)!r}), 'select count(*) from rows');"
+        "print(sorted({'torch', 'mlflow', 'scipy', 'matplotlib', 'ray'} & set(sys.modules)))"
     )
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -339,6 +339,19 @@ def test_results_of_another_sweep_are_named(home: Home) -> None:
     drive(home, trials())
     text = Page(write_report(home, SWEEP)).text
     assert "results of 8 trials were committed by pilot.cpu" in text
+    assert text.count("committed by") == 1
+
+
+def test_trials_that_an_edited_study_replaced_are_not_told(home: Home) -> None:
+    planned = trials()
+    drive(home, planned, {planned[1]["id"]: "failed"}, error="OSError: of the first version")
+    for one in planned:
+        if one["stage"] == "sensitivity":
+            one["id"] = hashlib.sha256(one["id"].encode()).hexdigest()[:24]
+    drive(home, planned)
+    text = Page(write_report(home, SWEEP)).text
+    assert "train6–––– sensitivity6––––" in text
+    assert "of the first version" not in text
 
 
 def test_provenance_names_commit_versions_machine_and_what_changed(home: Home) -> None:
@@ -447,6 +460,7 @@ def test_the_results_table_is_the_mean_and_half_the_interval_at_the_last_step() 
         ([0.1, 0.1, 0.1], "0.1"),
         ([1.0, 2.0, 3.0], "2.0 ± 2.5"),
         ([1.0, 2.0, 3.0, 4.0], "2.5 ± 2.1"),
+        ([1e-9, 2e-9, 3e-9], "2e-09 ± 2.5e-09"),
     ],
 )
 def test_numbers_are_rounded_to_what_their_interval_allows(values: list[float], said: str) -> None:

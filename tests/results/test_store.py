@@ -350,6 +350,13 @@ def test_of_plans_the_last_epoch_counts(home: Home) -> None:
     ]
 
 
+def test_unknown_columns_are_named_with_the_nearest(home: Home) -> None:
+    home.open_sweep(SWEEP, study=STUDY).commit(batch(T[:1]))
+    assert home.read("measurements", columns=["value", "seq"]).column_names == ["value", "seq"]
+    with pytest.raises(BadRows, match="no column 'valu'; did you mean value"):
+        home.read("measurements", columns=["seq", "valu"])
+
+
 def test_an_empty_home_reads_as_empty_tables(home: Home) -> None:
     assert home.sweeps() == []
     assert home.done().num_rows == 0

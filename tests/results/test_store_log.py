@@ -119,6 +119,18 @@ def test_other_names_in_the_folder_are_not_entries(files: MemoryFiles) -> None:
     assert Home("kit", files).manifest(SWEEP).generation == 5
 
 
+def test_a_listing_that_is_out_of_date_hides_nothing(files: MemoryFiles) -> None:
+    home = Home("kit", files)
+    old = files.list(f"{FOLDER}/manifest")
+    writer = home.open_sweep(SWEEP, study=STUDY)
+    writer.commit(batch(T[3:4]))
+    fresh = files.list
+    files.list = lambda folder: old if "manifest" in folder else fresh(folder)  # type: ignore[method-assign]
+    assert home.manifest(SWEEP) == Home("kit", files).manifest(SWEEP) == writer.state
+    files.list = lambda folder: [] if "manifest" in folder else fresh(folder)  # type: ignore[method-assign]
+    assert Home("kit", files).manifest(SWEEP) == writer.state
+
+
 def test_reading_starts_at_the_last_compaction(files: MemoryFiles) -> None:
     home = Home("kit", files)
     writer = home.open_sweep(SWEEP, study=STUDY)

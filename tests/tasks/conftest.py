@@ -14,6 +14,12 @@ from sensweep.tasks.api import Checkpoint, Context
 from sensweep.tasks.train import train
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Keep threads of small operations from waiting for one another on busy cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The last checkpoint of a small MLP, trained on the first 600 digits."""

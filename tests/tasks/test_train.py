@@ -1,6 +1,7 @@
 """Training learns, repeats itself to the bit, resumes to the same bits, and leaves no trace."""
 
 import math
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -192,29 +193,72 @@ def test_train_size_takes_the_first_of_the_split(tmp_path):
         run({**SMALL, "train_size": 5000})
 
 
-def test_batches_visit_every_image_once_an_epoch_but_the_last_incomplete(tmp_path, monkeypatch):
-    (tmp_path / "seen_model.py").write_text(
-        "import torch\n"
-        "SEEN = []\n"
-        "class Model(torch.nn.Linear):\n"
-        "    def forward(self, x):\n"
-        "        if self.training: SEEN.append(x.flatten(1))\n"
-        "        return super().forward(x.flatten(1))\n"
-        "def model(num_classes, in_chans, img_size):\n"
-        "    return Model(in_chans * img_size**2, num_classes)\n"
-    )
+SEEN_MODEL = """
+import torch
+from torch.nn import functional as F
+
+SEEN = []  # of each forward pass in training: its images, and dropout's mask
+
+class Model(torch.nn.Linear):
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.training:
+            SEEN.append((x, F.dropout(torch.ones(500)) != 0))
+        return super().forward(x)
+
+def model(num_classes, in_chans, img_size):
+    return Model(in_chans * img_size**2, num_classes)
+"""
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """Train on 100 images in batches of 32; return each epoch's images and dropout masks."""
+    (tmp_path / "seen_model.py").write_text(SEEN_MODEL)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "seen_model", raising=False)
     import seen_model
 
-    run({**SMALL, "arch": "seen_model:model", "train_size": 100, "batch_size": 32, "epochs": 2})
-    assert [len(batch) for batch in seen_model.SEEN] == [32] * 6
-    first, second = torch.cat(seen_model.SEEN[:3]), torch.cat(seen_model.SEEN[3:])
+    def start(seed=0, **kwargs):
+        seen_model.SEEN.clear()
+        arch = {**SMALL, "arch": "seen_model:model", "train_size": 100, "batch_size": 32}
+        run({**arch, "epochs": 2, **kwargs}, seed=seed)
+        images, masks = zip(*seen_model.SEEN, strict=True)
+        half = len(images) // 2
+        return [
+            (torch.cat(images[part]), torch.stack(masks[part]))
+            for part in (slice(0, half), slice(half, None))
+        ]
+
+    return start
+
+
+def test_each_epoch_visits_each_image_at_most_once_in_a_new_order(watched):
+    (first, _), (second, _) = watched()
     splits = load("digits", CACHE)
     images = (splits.train.x[:100] - splits.mean[0]) / splits.std[0]
     for epoch in (first, second):
-        order = torch.cdist(epoch, images.flatten(1)).argmin(1)
-        assert len(order.unique()) == 96
+        assert len(epoch) == 96  # the incomplete batch is left out
+        distance, which = torch.cdist(epoch, images.flatten(1)).min(1)
+        assert distance.max() < 0.1
+        assert len(which.unique()) == 96
     assert not torch.equal(first, second)
+
+
+def test_streams_are_independent_new_each_epoch_and_common_to_interventions(watched):
+    noise_augmentation = {"intervention": "noise_augmentation", "strength": 0.5}
+    (first, masks), (second, later_masks) = watched()
+    (noised, same_masks), (later_noised, _) = watched(**noise_augmentation)
+    (other, other_masks), _ = watched(seed=1)
+    added, later_added = noised - first, later_noised - second
+    # The noise alone has changed, so its own size is left when the plain images are taken away.
+    assert added.std().item() == pytest.approx(0.5 / load("digits", CACHE).std[0], rel=0.05)
+    assert torch.equal(masks, same_masks)
+    correlation = torch.corrcoef(torch.stack([added.flatten(), later_added.flatten()]))[0, 1]
+    assert abs(correlation) < 0.1
+    for a, b in ((masks[0], masks[1]), (masks, later_masks), (masks, other_masks)):
+        assert (a == b).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert not torch.equal(first, other)
 
 
 def test_learning_rate_rises_linearly_and_falls_along_a_cosine():
