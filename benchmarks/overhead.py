@@ -20,14 +20,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-CONTENDERS: dict[str, tuple[float, Callable[[int, Path, int], None]]] = {}
+Contender = Callable[[int, Path, int], None]
+CONTENDERS: dict[str, tuple[float, Contender]] = {}
 
 
-def contender(name: str, share: float) -> Callable[[Callable[[int, Path, int], None]], None]:
+def contender(name: str, share: float) -> Callable[[Contender], Contender]:
     """Register a contender that gets this share of the trials."""
 
-    def register(function: Callable[[int, Path, int], None]) -> None:
+    def register(function: Contender) -> Contender:
         CONTENDERS[name] = (share, function)
+        return function
 
     return register
 
@@ -97,6 +99,9 @@ def tune(trials: int, folder: Path, reuse: bool) -> None:
             self.config = new_config
             return True
 
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """Keep nothing: there is no state."""
+
     results = Tuner(
         ray_tune.with_resources(NoOp, {"cpu": 1}),
         param_space={"x": ray_tune.uniform(0, 1)},
@@ -118,7 +123,7 @@ def tune_default(trials: int, folder: Path, cpus: int) -> None:
     tune(trials, folder, reuse=False)
 
 
-def measure(run: Callable[[int, Path, int], None], trials: int, cpus: int) -> float:
+def measure(run: Contender, trials: int, cpus: int) -> float:
     """Return the seconds that so many trials take, in a fresh folder."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()

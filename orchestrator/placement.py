@@ -273,10 +273,13 @@ class Placement:
                     break
                 self._start(shape, node, out)
                 self._drop_claim(node, 1)
-        for row, claim in list(self._claims.items()):
-            surplus = self._claimed[claim.shape] - max(self._demand(claim.shape), 0)
-            if surplus > 0:
-                self._drop_claim(self.nodes.rows[row], surplus)
+        for shape in range(len(self.shapes)):
+            needed = max(self._demand(shape), 0)
+            if self._claimed[shape] > needed:
+                rows = [row for row, claim in self._claims.items() if claim.shape == shape]
+                while self._claimed[shape] > needed:
+                    surplus = self._claimed[shape] - needed
+                    self._drop_claim(self.nodes.rows[rows.pop()], surplus)
 
     def _make_way(self, slot: Slot, now: float, out: list[Command]) -> None:
         """Rule 3: retire a worker that falls idle if a claim, old or new, has use for its room."""

@@ -122,6 +122,7 @@ class Simulation:
         self._log = hashlib.blake2b(digest_size=16)
         self._hanging: set[tuple[int, int]] = set()  # (trial, attempt)
         self._up: dict[str, NodeUp] = {}
+        self._present = np.zeros(2)  # cpus and gpus that are up
         self._dispatched = np.zeros(len(groups))
         self._ready_time = np.zeros(len(groups))  # integral of the number of ready trials
         self._starved = np.zeros(len(groups))
@@ -189,18 +190,19 @@ class Simulation:
         self._starved = np.where((ready > 0) & (running == 0), self._starved + passed, 0.0)
         self._longest_starved = np.maximum(self._longest_starved, self._starved)
         self._busy_time += passed * (running @ self._amounts)
-        for node in self._up.values():
-            self._present_time += passed * node.cpus, passed * node.gpus
+        self._present_time += passed * self._present
 
     def _follow(self, event: Event) -> None:
         """Let nodes come and go."""
         if isinstance(event, NodeUp):
             self._up[event.node] = event
+            self._present += event.cpus, event.gpus
             if self._faults.node_losses:
                 lost = event.now + self._random.expovariate(self._faults.node_losses / 3600)
                 self._at(lost, NodeDown(lost, event.node))
         elif isinstance(event, NodeDown) and event.node in self._up:
             node, back = self._up.pop(event.node), event.now + self._faults.node_away
+            self._present -= node.cpus, node.gpus
             self._at(back, NodeUp(back, node.node, node.cpus, node.gpus, node.memory))
 
     def _obey(self, commands: list[Command]) -> None:

@@ -177,7 +177,7 @@ def test_random_history_of_two_drivers() -> None:
 
 @pytest.mark.slow
 def test_many_random_history_of_two_drivers() -> None:
-    _run(examples=3000, steps=30)
+    _run(examples=1000, steps=30)
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from sensweep.tasks.api import Context, TaskError
+from sensweep.tasks.api import Checkpoint, Context, TaskError
 from sensweep.tasks.checkpoints import load_model
 from sensweep.tasks.data import load
+from sensweep.tasks.evaluation import subject
 from sensweep.tasks.params.sensitivity import SensitivityParams
 from sensweep.tasks.sensitivity import patch_sensitivity, scattered_sensitivity, sensitivity
 
@@ -201,22 +204,23 @@ def test_clamping_keeps_perturbed_pixels_between_black_and_white():
 
 def test_scattered_variant_is_that_of_the_released_code():
     """Literally: positions shared by the batch, drawn with replacement, new in each draw."""
-    model, images, draws, pixels, sigma = small_network(), pictures(), 4, 6, 1.5
+    model, images, draws, pixels, sigmas = small_network(), pictures(40), 4, 6, [0.7, 2.0]
     ours = scattered_sensitivity(
-        model, images, sigmas=[sigma], pixels=pixels, draws=draws, generator=generator(2)
+        model, images, sigmas=sigmas, pixels=pixels, draws=draws, generator=generator(2)
     )
-    source, flips = generator(2), 0
+    source, flips = generator(2), torch.zeros(2, dtype=torch.float64)
     for _ in range(draws):
         rows = torch.randint(5, (pixels,), generator=source).tolist()
         columns = torch.randint(7, (pixels,), generator=source).tolist()
         noise = torch.randn(images.shape, generator=source).double()
         for image, one in zip(images, noise, strict=True):
-            moved = image.clone()
-            for row, column in set(zip(rows, columns, strict=True)):
-                moved[:, row, column] += sigma * one[:, row, column]
-            flips += model(moved[None]).argmax().item() != model(image[None]).argmax().item()
-    assert ours.tolist() == [flips / (len(images) * draws)]
-    assert flips > 0
+            for size, sigma in enumerate(sigmas):
+                moved = image.clone()
+                for row, column in set(zip(rows, columns, strict=True)):
+                    moved[:, row, column] += sigma * one[:, row, column]
+                flips[size] += model(moved[None]).argmax() != model(image[None]).argmax()
+    assert torch.equal(ours, flips / (len(images) * draws))
+    assert 0 < ours[0] < ours[1] < 1
 
 
 PARAMS = {"sigmas": [0.1, 0.4], "patch": 2, "draws": 2, "images": 40}
@@ -253,6 +257,15 @@ def test_rows_depend_on_the_seed_and_on_nothing_that_ran_before(trained):
     assert rows(0) == first
     assert rows(1) != first
     assert rows(0, sigmas=[0.4])[1] == first[2]
+
+
+def test_images_depend_on_the_seed_and_not_on_the_model(trained, tmp_path):
+    def images(seed: int, **parents: Checkpoint) -> torch.Tensor:
+        return subject(Context(seed=seed, parents=parents), "test", 30).images.x
+
+    copy = Checkpoint("other", 9, Path(shutil.copy(trained.path, tmp_path)))
+    assert torch.equal(images(0, train=trained), images(0, elsewhere=copy))
+    assert not torch.equal(images(0, train=trained), images(1, train=trained))
 
 
 def test_scattered_rows_have_a_name_of_their_own(trained):
