@@ -83,9 +83,36 @@ class Snapshot:
         for name, before in self._namespaces.items():
             present = vars(modules[name]) if name in modules else {}
             for key, value in before.items():
-                if present.get(key, value) is not value or key not in present:
+                if key not in present or (
+                    present[key] is not value and not _librarys_own(present[key], before)
+                ):
                     return f"{name}.{key} was replaced"
         return None
+
+
+def _librarys_own(value: object, before: Mapping[str, object]) -> bool:
+    """Whether a library put `value` there itself, as parts of it do when they are first used.
+
+    (torch wraps `manual_seed` when its compiler is loaded.) Its code then lies in an installed
+    package, and it is not merely another of the namespace's functions in the wrong place.
+    """
+    return _installed(value) and not any(value is other for other in before.values())
+
+
+def _installed(value: object) -> bool:
+    code = getattr(value, "__code__", None)
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    path = code.co_filename if code is not None else getattr(module, "__file__", None)
+    return "site-packages" in (path or "")
+
+
+def _of_a_library(thread: threading.Thread) -> bool:
+    """Whether a thread is an installed package's own (tqdm's monitor), or not Python's at all."""
+    if isinstance(thread, threading._DummyThread):
+        return True
+    if type(thread) is not threading.Thread:
+        return _installed(type(thread))
+    return _installed(getattr(thread, "_target", None))
 
 
 def _which(before: object, after: object) -> str:
@@ -118,9 +145,7 @@ def _observe() -> dict[str, object]:
             name: value for name, value in os.environ.items() if not name.startswith(_LIBRARIES_OWN)
         },
         "sys.path": tuple(sys.path),
-        "threads": frozenset(
-            t.ident for t in threading.enumerate() if not isinstance(t, threading._DummyThread)
-        ),
+        "threads": frozenset(t.ident for t in threading.enumerate() if not _of_a_library(t)),
         "child processes": frozenset(_children()),
         "garbage collection": gc.isenabled(),
         "recursion limit": sys.getrecursionlimit(),

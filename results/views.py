@@ -63,8 +63,9 @@ _PLANNED = """
     select *, epoch = max(epoch) over (partition by sweep) as current from stored.trials
 """
 
-# done and stopped are final, in whichever sweep they happened; of other attempts each sweep has
-# its own story. A trial whose last attempt was lost will be run again, so it is pending.
+# done and stopped are final, in whichever sweep they happened. Else a sweep's own last attempt
+# decides, or where it made none that of another sweep. A trial whose last attempt was lost will be
+# run again, so it is pending.
 _TRIALS = """
     create view trials as
     with own as (
@@ -73,12 +74,19 @@ _TRIALS = """
             arg_max(coalesce(error, ''), (epoch, attempt)) as error
         from stored.attempts group by all
     ),
-    everywhere as (select trial_id, count(*) as attempts from stored.attempts group by all),
+    everywhere as (
+        select trial_id, count(*) as attempts, arg_max(status, (started, sweep)) as status,
+            arg_max(seconds, (started, sweep)) as seconds,
+            arg_max(coalesce(error, ''), (started, sweep)) as error
+        from stored.attempts group by all
+    ),
     known as (
-        select p.*, coalesce(e.attempts, 0) as attempts, coalesce(w.seconds, o.seconds) as seconds,
-            case when w.status is null then nullif(o.error, '') end as error,
+        select p.*, coalesce(e.attempts, 0) as attempts,
+            coalesce(w.seconds, o.seconds, e.seconds) as seconds,
+            case when w.status is null then nullif(coalesce(o.error, e.error), '') end as error,
             case when w.status is not null then w.status
-                when o.status = 'failed' then 'failed' else 'pending' end as status
+                when coalesce(o.status, e.status) = 'failed' then 'failed'
+                else 'pending' end as status
         from stored.planned p left join stored.winners w on p.trial_id = w.trial_id
             left join own o on p.sweep = o.sweep and p.trial_id = o.trial_id
             left join everywhere e on p.trial_id = e.trial_id

@@ -106,9 +106,9 @@ def patch_sensitivity(
             noise = torch.randn(images.shape, generator=generator).to(images)
             for part in pairs.split(batch_size):
                 image, where = part // len(masks), part % len(masks)
-                change = noise[image] * masks[where]
+                base, change = images[image], noise[image] * masks[where]
                 for size, sigma in enumerate(sigmas):
-                    moved = images[image] + sigma * change
+                    moved = torch.add(base, change, alpha=sigma)
                     moved = moved.clamp_(0, 1) if clamp else moved
                     flipped = model(moved).argmax(1) != clean[image]
                     flips[size].index_add_(0, where, flipped.long())

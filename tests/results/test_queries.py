@@ -150,6 +150,16 @@ def test_a_trial_has_the_status_that_its_attempts_and_ancestors_give_it(tmp_path
     assert [found[trial.trial_id][0] for trial in below] == ["pending", "skipped", "pending"]
     assert found[deeper.trial_id] == ("skipped", 0, None)
 
+    with home.open_sweep("other", study={"study": {}}) as writer:  # it has made no attempt yet
+        plan(writer, [failed, below[1], lost, done])
+    sql = "select trial_id, status from trials where sweep = 'other'"
+    assert {line["trial_id"]: line["status"] for line in query(home, sql)} == {
+        failed.trial_id: "failed",
+        below[1].trial_id: "skipped",
+        lost.trial_id: "pending",
+        done.trial_id: "done",
+    }
+
 
 def test_claims_are_judged_per_sweep_and_only_when_asked_for(
     small_home: Home, monkeypatch: pytest.MonkeyPatch
