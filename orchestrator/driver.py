@@ -230,7 +230,11 @@ class Driver:
         }
 
     def _publish(self) -> None:
-        self._writer.write_live(self.live.snapshot(self._counts()) | {"epoch": self._writer.epoch})
+        status = self.live.snapshot(self._counts()) | {"epoch": self._writer.epoch}
+        try:
+            self._writer.write_live(status)
+        except OSError as error:  # for display only: the sweep goes on without it
+            self.live.message = f"cannot write the status: {error}"
 
     # ---- commands
 
@@ -383,9 +387,22 @@ class Driver:
                 self._committing = None
             if self._committing is None and self._batch:
                 tables, self._batch = self._batch.tables(), Batch()
-                self._committing = self._committer.submit(self._writer.commit, tables)
+                self._committing = self._committer.submit(self._commit_at_last, tables)
             if not wait or self._committing is None:
                 return
+
+    def _commit_at_last(self, tables: dict[str, dict[str, list[object]]]) -> int:
+        """Commit, however often it takes: a full or unreachable disk loses nothing that finished."""
+        while True:
+            try:
+                generation = self._writer.commit(tables)
+            except OSError as error:
+                self.live.message = f"cannot commit, will try again: {error}"
+                time.sleep(COMMIT_EVERY)
+                continue
+            if self.live.message.startswith("cannot commit"):
+                self.live.message = ""
+            return generation
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,10 @@ def states(made: Scheduler) -> list[str]:
     return [State(state).name.lower() for state in made.states()]
 
 
+def kinds_of(commands):
+    return [type(command).__name__ for command in commands]
+
+
 def of(kind, commands):
     return [command for command in commands if isinstance(command, kind)]
 
@@ -94,6 +98,16 @@ def test_priority_goes_before_plan_order():
     for _ in range(3):
         order.append(made.handle(Finished(1.0, order[-1], 1, 0, "done"))[-1].trial)
     assert order == [2, 3, 0, 1]
+
+
+def test_dependants_with_priority_go_before_trials_that_were_ready_earlier():
+    made = scheduler()
+    made.add(0.0, [0] * 5, parents=[(), (), (0,), (0,), (1,)], priority=[0, 0, -1, 1, 1])
+    made.handle(NodeUp(0.0, "a", 1, 0, GB))
+    order = [made.handle(WorkerReady(0.0, 0))[-1].trial]
+    for _ in range(4):
+        order.append(made.handle(Finished(1.0, order[-1], 1, 0, "done"))[-1].trial)
+    assert order == [0, 3, 1, 4, 2]
 
 
 def test_trials_that_are_settled_already_are_not_run_and_count_for_their_dependants():
@@ -297,6 +311,22 @@ def test_stopping_one_trial_in_each_state():
     assert made.stale == 1
     assert states(made) == ["stopped", "stopped", "stopped", "skipped"]
     assert made.finished
+
+
+def test_a_trial_that_was_stopped_before_its_parent_was_done_stays_stopped():
+    made = running()
+    made.add(0.0, [0, 0], parents=[(0,), (0,)])
+    made.handle(StopTrial(1.0, 1))
+    assert of(Dispatch, made.handle(Finished(2.0, 0, 1, 0, "done"))) == [Dispatch(2, 1, 0)]
+    assert states(made) == ["done", "stopped", "running"]
+
+
+def test_a_killed_worker_takes_no_more_trials_and_is_replaced_when_it_is_gone():
+    made = running(group=Group("train", ONE, timeout_s=60), trials=2, grace=0)
+    assert kinds_of(made.handle(Tick(60.0))) == ["Cancel", "KillWorker", "Ended"]
+    assert made.handle(Finished(60.1, 0, 1, 0, "done")) == []  # it was too late
+    assert made.handle(WorkerDied(60.2, 0, "killed")) == [StartWorker(1, "a", ONE)]
+    assert made.stale == 1
 
 
 def test_a_stopped_trial_whose_worker_dies_is_not_repeated():

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from sensweep.tasks import checkpoints
+from sensweep.tasks import train as training
 from sensweep.tasks.api import Checkpoint, Context, TaskError
 from sensweep.tasks.data import Split, load
 from sensweep.tasks.params.train import TrainParams
@@ -268,6 +269,24 @@ def test_learning_rate_rises_linearly_and_falls_along_a_cosine():
     assert rates[10:] == pytest.approx([0.25 * (1 + math.cos(math.pi * i / 40)) for i in range(40)])
     constant = TrainParams(**SMALL, schedule="constant", warmup_epochs=0, lr=0.5)
     assert {learning_rate(constant, step, 5) for step in range(50)} == {0.5}
+
+
+def test_the_schedule_runs_over_the_whole_training_and_moves_the_weights(tmp_path, monkeypatch):
+    asked = []
+
+    def schedule(p, step, steps_per_epoch):
+        asked.append((step, steps_per_epoch))
+        return 0.0 if step >= steps_per_epoch else 0.01
+
+    monkeypatch.setattr(training, "learning_rate", schedule)
+    run({**SMALL, "epochs": 3}, folder=tmp_path)
+    assert asked == [(step, 4) for step in range(12)]
+    one, two = (weights(tmp_path, epoch)["model"] for epoch in (1, 2))
+    assert same(one, two)  # the rate that was asked for is the one that was used
+    asked.clear()
+    start = Checkpoint("train", 1, tmp_path / "step-000001.pt")
+    run({**SMALL, "epochs": 3}, resume_from=start)
+    assert asked == [(step, 4) for step in range(4, 12)]
 
 
 def test_weight_decay_spares_biases_and_norms():
