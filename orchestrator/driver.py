@@ -243,7 +243,12 @@ class Driver:
         plan = self.orders.plan
         group = {
             name: self._scheduler.add_group(
-                Group(name, self._shapes[name], self._study.stages[name].timeout)
+                Group(
+                    name,
+                    self._shapes[name],
+                    self._study.stages[name].timeout,
+                    retries=self._study.stages[name].retries,
+                )
             )
             for name in plan.stages
         }
@@ -392,7 +397,7 @@ class Driver:
                 return
 
     def _commit_at_last(self, tables: dict[str, dict[str, list[object]]]) -> int:
-        """Commit, however often it takes: a full or unreachable disk loses nothing that finished."""
+        """Commit, however often it takes: a full disk loses nothing that finished."""
         while True:
             try:
                 generation = self._writer.commit(tables)

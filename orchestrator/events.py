@@ -154,8 +154,8 @@ class Ended:
         attempt: its number; 0 if the trial was stopped while no attempt ran.
         outcome: what became of the attempt. A cancelled one that came back as stopped is
             "failed" if it was cancelled for its timeout.
-        final: whether this settles the trial. False only for a lost attempt that will be
-            repeated; a final "lost" means that the trial failed by losing too many workers.
+        final: whether this settles the trial. False for an attempt, lost or failed, that will
+            be repeated; a final "lost" means that the trial failed by losing too many workers.
         reason: one line, empty where the outcome is simply what the worker reported.
     """
 

@@ -22,7 +22,7 @@ class State(IntEnum):
     WAITING = 0  # for a parent to be done
     READY = 1  # every parent is done; may be dispatched
     RUNNING = 2  # an attempt is with a worker
-    LOST = 3  # the attempt's worker died; passed through within one event
+    LOST = 3  # the attempt came to nothing, and may be repeated; passed through within one event
     DONE = 4
     STOPPED = 5  # ended early, on request or of its own accord
     FAILED = 6  # raised, ran out of time, or lost too many workers

@@ -72,12 +72,14 @@ class Group:
         shape: of the workers that run them. Groups of one shape share workers.
         timeout_s: an attempt that runs longer is cancelled and its trial failed; None for never.
         max_lost: a trial has failed once this many of its attempts lost their worker, >= 1.
+        retries: attempts that may raise before the trial has failed, beyond the first.
     """
 
     name: str
     shape: Shape
     timeout_s: float | None = None
     max_lost: int = 3
+    retries: int = 0
 
 
 @dataclass(slots=True)
@@ -102,6 +104,7 @@ class Scheduler:
         self._placement = Placement(self.policy.patience)
         self._shape_of: list[int] = []  # group -> shape
         self._queues: list[list[int]] = []  # per shape, a heap of (-priority, trial) in one int
+        self._raised: dict[int, int] = {}  # attempts that raised, of trials that had one
         self._live: dict[int, _Live] = {}
         self._stories: dict[int, deque[tuple[float, State, int, int]]] = {}
         # Timeouts of one group, and grace, are constant, so that order of entry is order of expiry.
@@ -339,6 +342,9 @@ class Scheduler:
             self._move(trial, State.LOST)
             self._move(trial, State.READY if lost < most else State.FAILED)
             reason = f"{reason} (attempt lost {lost} of {most})"
+        elif outcome == "failed" and not live.cancelled and self._may_retry(trial, group):
+            self._move(trial, State.LOST)
+            self._move(trial, State.READY)
         else:
             self._move(trial, _STATES[outcome])
         state = State(self._trials.state.item(trial))
@@ -351,6 +357,11 @@ class Scheduler:
         elif not (self._stopping and state == State.STOPPED):
             # What StopAll ended is not given up: a later run repeats it, and then its dependants.
             self._skip_dependants(trial)
+
+    def _may_retry(self, trial: int, group: int) -> bool:
+        """Count an attempt that raised; whether its group lets it be repeated."""
+        raised = self._raised[trial] = self._raised.get(trial, 0) + 1
+        return raised <= self.groups[group].retries
 
     def _skip_dependants(self, trial: int) -> None:
         skipped = self._trials.skip_dependants(trial)

@@ -244,17 +244,22 @@ def _drive(
     from sensweep.orchestrator.ray_driver import connected, running
 
     home = _home(orders.home)
-    with connected(cluster), _StopOnSignal() as signals, running(orders) as finished:
-        with progress(home, orders.sweep, orders.plan) if progress else nullcontext() as display:
-            while True:
-                if signals.caught and not signals.passed_on:
-                    signals.passed_on = _ask_to_stop(home, orders.sweep, signals.caught)
-                if display is not None:
-                    display.update()
-                try:
-                    return finished.result(timeout=REFRESH)
-                except TimeoutError:
-                    continue
+    shown = progress(home, orders.sweep, orders.plan) if progress else nullcontext()
+    with (
+        connected(cluster),
+        _StopOnSignal() as signals,
+        running(orders) as finished,
+        shown as display,
+    ):
+        while True:
+            if signals.caught and not signals.passed_on:
+                signals.passed_on = _ask_to_stop(home, orders.sweep, signals.caught)
+            if display is not None:
+                display.update()
+            try:
+                return finished.result(timeout=REFRESH)
+            except TimeoutError:
+                continue
 
 
 def _ask_to_stop(home: Home, sweep: str, reason: str) -> bool:

@@ -77,14 +77,18 @@ def test_everything_can_be_read_again_from_the_home(bowl: Path) -> None:
     home = ["--home", str(bowl / "runs")]
     assert "supported" in invoke("claims", "bowl", *home).output
     claims = json.loads(invoke("claims", "bowl", *home, "--json").output)
-    assert {"id", "statement", "verdict", "estimate", "interval", "n", "replicate"} <= set(claims[0])
+    assert {"id", "statement", "verdict", "estimate", "interval", "n", "replicate"} <= set(
+        claims[0]
+    )
     status = json.loads(invoke("status", "bowl", *home, "--json").output)
     assert status["state"] == "ended"
     assert status["stages"]["broken"] == {"done": 4, "failed": 2}
     page = Path(json.loads(invoke("report", "bowl", *home, "--json").output)["report"])
     assert "Where is the bottom?" in page.read_text()
     lines = json.loads(
-        invoke("query", "select count(*) as n from rows where stage = 'toy'", *home, "--json").output
+        invoke(
+            "query", "select count(*) as n from rows where stage = 'toy'", *home, "--json"
+        ).output
     )
     assert lines == [{"n": 12}]
     assert (bowl / "runs/sweeps/bowl.cpu/cells.parquet").is_file()

@@ -11,11 +11,11 @@ from sensweep.orchestrator.events import (
     NodeUp,
     RetireWorker,
     StartWorker,
+    StopTrial,
     Tick,
     WorkerDied,
     WorkerReady,
 )
-from sensweep.orchestrator.moves import State
 from sensweep.orchestrator.nodes import Shape
 from sensweep.orchestrator.scheduler import Group, Policy, Scheduler
 
@@ -74,6 +74,13 @@ def test_rests_of_two_gpus_do_not_make_a_gpu():
     assert made.add(0.0, [half]) == []
     rest = made.add_group(Group("rest", Shape(1, 0.4)))
     assert kinds(made.add(0.0, [rest, rest, rest])) == ["StartWorker"] * 2
+
+
+def test_a_fraction_goes_where_it_leaves_the_smallest_rest():
+    made, _ = scheduler(ONE, trials=[0], nodes=[NodeUp(0, "a", 8, 2, GB)])
+    for fraction in (0.5, 0.6, 0.4, 0.5):  # first fit would leave no half for the last
+        group = made.add_group(Group(f"{fraction}", Shape(1, fraction)))
+        assert kinds(made.add(0.0, [group])) == ["StartWorker"]
 
 
 @pytest.mark.parametrize(
@@ -161,15 +168,87 @@ def test_a_worker_serves_for_its_patience_before_it_makes_way_for_others():
     assert kinds(made.handle(Finished(30.1, 51, 1, 2, "done"))) == ["Ended", "RetireWorker"]
 
 
-def test_a_claim_is_dropped_when_its_trial_is_placed_elsewhere():
+def test_a_shape_waits_for_its_patience_even_where_workers_are_old():
+    made, _ = scheduler(ONE, TWO, trials=[50, 0], nodes=[NodeUp(0, "a", 2, 0, GB)], patience=10)
+    for worker in range(2):
+        made.handle(WorkerReady(1.0, worker))
+    made.add(100.0, [1])
+    assert kinds(made.handle(Finished(109.9, 0, 1, 0, "done"))) == ["Ended", "Dispatch"]
+    assert kinds(made.handle(Finished(110.1, 1, 1, 1, "done"))) == ["Ended", "RetireWorker"]
+
+
+def test_no_more_workers_make_way_than_the_claimed_room_takes():
+    made, _ = scheduler(ONE, TWO, trials=[50, 0], nodes=[NodeUp(0, "a", 3, 0, GB)], patience=10)
+    for worker in range(3):
+        made.handle(WorkerReady(1.0, worker))
+    made.add(1.0, [1] * 50)
+    ends = [made.handle(Finished(12.0, trial, 1, trial, "done"))[-1] for trial in range(3)]
+    assert ends == [RetireWorker(0), RetireWorker(1), Dispatch(3, 1, 2)]
+
+
+def test_workers_on_a_node_too_small_for_a_starving_shape_do_not_make_way():
+    nodes = [NodeUp(0, "small", 1, 0, GB), NodeUp(0, "large", 2, 0, GB)]
+    made, commands = scheduler(ONE, TWO, trials=[50, 0], nodes=nodes, patience=10)
+    assert [command.node for command in commands] == ["small", "large", "large"]
+    for worker in range(3):
+        made.handle(WorkerReady(1.0, worker))
+    made.add(1.0, [1])
+    ends = [made.handle(Finished(12.0, trial, 1, trial, "done"))[-1] for trial in range(3)]
+    assert kinds(ends) == ["Dispatch", "RetireWorker", "RetireWorker"]
+
+
+def three_of_five_make_way():
+    """Five idle workers of one shape; three of another are wanted where there is no more room."""
+    other = Shape(1, memory=1)
+    made, _ = scheduler(ONE, other, trials=[5, 0], nodes=[NodeUp(0, "a", 5, 0, GB)])
+    for worker in range(5):
+        made.handle(WorkerReady(1.0, worker))
+    for worker in range(5):
+        made.handle(Finished(2.0, worker, 1, worker, "done"))
+    assert made.add(3.0, [1] * 3) == [RetireWorker(0), RetireWorker(1), RetireWorker(2)]
+    assert made.handle(WorkerDied(3.1, 1, "exited")) == [StartWorker(5, "a", other)]
+    return made, other
+
+
+def test_idle_workers_make_way_for_as_many_as_are_wanted():
+    made, other = three_of_five_make_way()
+    assert made.handle(WorkerDied(3.2, 0, "exited")) == [StartWorker(6, "a", other)]
+    assert made.handle(WorkerReady(3.3, 5)) == [Dispatch(5, 1, 5)]
+    # The fifth trial of the first shape still finds a warm worker of its own.
+    assert made.add(3.3, [0]) == [Dispatch(8, 1, 4)]
+
+
+def test_claimed_room_is_not_used_while_its_node_rests():
+    made, other = three_of_five_make_way()
+    assert made.handle(WorkerDied(3.2, 5, "cannot start")) == []
+    assert made.handle(WorkerDied(3.3, 0, "exited")) == []
+    assert made.next_deadline() == 4.2
+    assert StartWorker(6, "a", other) in made.handle(Tick(4.2))
+
+
+def test_a_claim_goes_down_with_its_node():
+    made = two_cores()
+    made.handle(Finished(11.0, 0, 1, 0, "done"))  # makes way, so that node a is claimed
+    made.handle(NodeDown(12.0, "a"))
+    commands = made.handle(NodeUp(13.0, "b", 8, 0, GB))
+    assert StartWorker(3, "b", TWO) in commands
+
+
+def test_a_claim_is_dropped_when_its_trial_needs_no_worker_any_more():
+    made = two_cores()
+    made.handle(Finished(11.0, 0, 1, 0, "done"))
+    assert made.handle(WorkerDied(11.1, 0, "exited")) == []
+    commands = made.handle(StopTrial(12.0, 50))
+    assert commands[1:] == [StartWorker(2, "a", ONE)]  # the room goes back to the narrow shape
+
+
+def test_a_claim_is_dropped_when_its_trial_finds_room_elsewhere():
     made = two_cores()
     made.handle(Finished(11.0, 0, 1, 0, "done"))
     made.handle(WorkerDied(11.1, 0, "exited"))
-    commands = made.handle(NodeUp(12.0, "b", 2, 0, GB))
-    assert StartWorker(2, "b", ONE) in commands  # narrow ones fill the new node first ...
-    made.handle(NodeUp(13.0, "c", 2, 0, GB))
-    counts = made.counts()
-    assert counts[1, State.READY] == 1
+    commands = made.handle(NodeUp(12.0, "b", 60, 0, GB))
+    assert {command.node for command in commands} == {"b"}
+    assert StartWorker(2, "b", TWO) not in commands  # room for it is being cleared on a
 
 
 def test_a_shape_with_its_fair_share_does_not_take_more():
@@ -213,6 +292,9 @@ def test_a_node_whose_workers_die_while_starting_rests_ever_longer():
         assert made.handle(Tick(now)) == [StartWorker(worker + 1, "a", ONE)]
     assert rests == [1, 2, 4, 8, 16, 32, 60, 60]
     assert kinds(made.handle(WorkerReady(now, 8))) == ["Dispatch"]
+    made.handle(WorkerDied(now, 8, "oom"))
+    made.handle(WorkerDied(now, 9, "cannot start"))
+    assert made.next_deadline() - now == 1  # a worker that came up has cleared the count
 
 
 def test_a_resting_node_does_not_keep_others_from_being_used():

@@ -217,6 +217,20 @@ def test_a_lost_attempt_is_repeated_until_too_many_were_lost():
     assert states(made) == ["failed", "skipped"]
 
 
+def test_an_attempt_that_raised_is_repeated_as_often_as_the_group_allows():
+    made = running(group=Group("train", ONE, retries=1))
+    again = made.handle(Finished(1.0, 0, 1, 0, "failed"))
+    assert again == [Ended(0, 1, "failed", False, ""), Dispatch(0, 2, 0)]
+    assert of(Ended, made.handle(Finished(2.0, 0, 2, 0, "failed"))) == [
+        Ended(0, 2, "failed", True, "")
+    ]
+    assert states(made) == ["failed"]
+    overrun = running(group=Group("train", ONE, timeout_s=5, retries=1), grace=1.0)
+    overrun.handle(Tick(5.0))
+    overrun.handle(Tick(6.0))
+    assert states(overrun) == ["failed"]  # a timeout is no exception of the task
+
+
 def test_a_node_takes_its_workers_and_their_trials_with_it():
     made = running(cpus=2, trials=2)
     lost = made.handle(NodeDown(1.0, "a"))

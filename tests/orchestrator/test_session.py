@@ -151,13 +151,20 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(user: Path) -> None:
     assert prepare(failing, home).plan.to_run == []
     assert run(failing, home).failed == 2
     # Retrying runs what failed and what was skipped for it, and nothing else.
-    (user / "bad_day.py").write_text(
-        (user / "bad_day.py")
-        .read_text()
-        .replace('params["x"] == 1:\n        raise', "0:\n        raise")
+    module = user / "bad_day.py"
+    mended = module.read_text().replace(
+        "== 1:\n        raise Runtime", "== 9:\n        raise Runtime"
     )
+    module.write_text(mended)
     again = run(failing, home, retry_failed=True)
     assert again.failed == 0
+
+
+def test_a_stage_may_allow_retries_of_what_raised(user: Path) -> None:
+    stages = {"train": {"task": "bad_day:raises", "retries": 1}}
+    drive(study(user, stages, axes={"x": [0, 1]}), user / "home")
+    attempts = "select status, attempt, count(*) from attempts group by all order by all"
+    assert select(user / "home", attempts) == [("done", 1, 1), ("failed", 1, 1), ("failed", 2, 1)]
 
 
 def test_nan_and_infinity_are_kept_and_are_nobodys_best(user: Path) -> None:
