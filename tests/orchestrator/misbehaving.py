@@ -25,6 +25,12 @@ def raises(params, context):
         raise RuntimeError("the loss went\nthrough the roof")
 
 
+def needs_a_file(params, context):
+    if params["x"] == 1:
+        open(params["path"]).close()
+    yield measure("value", 1)
+
+
 def exits(params, context):
     yield measure("value", 1)
     if params["x"] == 1:

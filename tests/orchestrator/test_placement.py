@@ -178,12 +178,59 @@ def test_a_shape_waits_for_its_patience_even_where_workers_are_old():
 
 
 def test_no_more_workers_make_way_than_the_claimed_room_takes():
-    made, _ = scheduler(ONE, TWO, trials=[50, 0], nodes=[NodeUp(0, "a", 3, 0, GB)], patience=10)
-    for worker in range(3):
-        made.handle(WorkerReady(1.0, worker))
+    nodes = [NodeUp(0, "a", 3, 0, GB), NodeUp(0, "b", 20, 0, GB)]
+    made, commands = scheduler(ONE, TWO, trials=[90, 0], nodes=nodes, patience=10)
+    for command in commands:
+        made.handle(WorkerReady(1.0, command.worker))
     made.add(1.0, [1] * 50)
-    ends = [made.handle(Finished(12.0, trial, 1, trial, "done"))[-1] for trial in range(3)]
-    assert ends == [RetireWorker(0), RetireWorker(1), Dispatch(3, 1, 2)]
+    on_a = [command.worker for command in commands if command.node == "a"]
+    ends = [made.handle(Finished(12.0, worker, 1, worker, "done"))[-1] for worker in on_a]
+    assert kinds(ends) == ["RetireWorker", "RetireWorker", "Dispatch"]
+
+
+def test_no_more_room_is_claimed_than_trials_are_ready():
+    nodes = [NodeUp(0, "a", 2, 0, GB), NodeUp(0, "b", 20, 0, GB)]
+    made, commands = scheduler(ONE, TWO, trials=[90, 0], nodes=nodes, patience=10)
+    for command in commands:
+        made.handle(WorkerReady(1.0, command.worker))
+    made.add(1.0, [1])
+    on_a, on_b = ([c.worker for c in commands if c.node == node][0] for node in "ab")
+    assert made.handle(Finished(12.0, on_a, 1, on_a, "done"))[-1] == RetireWorker(on_a)
+    assert kinds(made.handle(Finished(12.0, on_b, 1, on_b, "done"))) == ["Ended", "Dispatch"]
+
+
+def test_only_workers_that_hold_what_a_claim_lacks_make_way():
+    gpu, gpus = Shape(1, 1), Shape(1, 2)
+    nodes = [NodeUp(0, "a", 4, 2, GB)]
+    made, commands = scheduler(gpu, ONE, gpus, trials=[50, 50, 0], nodes=nodes, patience=10)
+    assert [command.shape for command in commands] == [gpu, ONE, ONE, gpu]
+    for worker, trial in enumerate([0, 50, 51, 1]):
+        assert made.handle(WorkerReady(1.0, worker)) == [Dispatch(trial, 1, worker)]
+    made.add(1.0, [2])
+    assert kinds(made.handle(Finished(12.0, 0, 1, 0, "done"))) == ["Ended", "RetireWorker"]
+    assert kinds(made.handle(Finished(12.0, 50, 1, 1, "done"))) == ["Ended", "Dispatch"]
+    assert kinds(made.handle(Finished(12.0, 1, 1, 3, "done"))) == ["Ended", "RetireWorker"]
+
+
+def test_room_that_a_killed_worker_leaves_counts_for_what_waits():
+    made, _ = scheduler(ONE, TWO, trials=[2, 0], nodes=[NodeUp(0, "a", 2, 0, GB)], grace=0)
+    for worker in range(2):
+        made.handle(WorkerReady(1.0, worker))
+    made.add(1.0, [1])
+    assert kinds(made.handle(Finished(2.0, 0, 1, 0, "done"))) == ["Ended"]
+    commands = made.handle(StopTrial(3.0, 1))
+    assert kinds(commands) == ["Cancel", "KillWorker", "Ended", "RetireWorker"]
+
+
+def test_idle_workers_do_not_make_way_on_a_node_that_rests():
+    other = Shape(1, memory=1)
+    made, _ = scheduler(ONE, other, trials=[2, 0], nodes=[NodeUp(0, "a", 2, 0, GB)])
+    made.handle(WorkerReady(1.0, 0))
+    made.handle(WorkerDied(1.0, 1, "cannot start"))
+    made.handle(StopTrial(1.0, 1))
+    made.handle(Finished(1.5, 0, 1, 0, "done"))
+    assert made.add(1.5, [1, 1]) == []
+    assert kinds(made.handle(Tick(2.0))) == ["StartWorker", "RetireWorker"]
 
 
 def test_workers_on_a_node_too_small_for_a_starving_shape_do_not_make_way():
@@ -251,17 +298,16 @@ def test_a_claim_is_dropped_when_its_trial_finds_room_elsewhere():
     assert StartWorker(2, "b", TWO) not in commands  # room for it is being cleared on a
 
 
-def test_a_shape_with_its_fair_share_does_not_take_more():
-    nodes = [NodeUp(0, "a", 4, 0, GB)]
-    made, commands = scheduler(ONE, Shape(1, memory=1), trials=[50, 50], nodes=nodes, patience=1)
-    assert [command.shape.memory for command in commands] == [0, 1, 0, 1]
-    for worker in range(4):
-        made.handle(WorkerReady(1.0, worker))
-    trials = [0, 50, 1, 51]
+@pytest.mark.parametrize("cpus", [3, 4])
+def test_a_shape_with_its_fair_share_does_not_take_more(cpus):
+    nodes = [NodeUp(0, "a", cpus, 0, GB)]
+    shapes = ONE, Shape(1, memory=1)
+    made, commands = scheduler(*shapes, trials=[99, 99], nodes=nodes, patience=1)
+    assert [command.shape.memory for command in commands] == [0, 1, 0, 1][:cpus]
+    trials = [made.handle(WorkerReady(1.0, worker))[0].trial for worker in range(cpus)]
     for now in range(2, 20):
-        for worker in range(4):
-            end = Finished(float(now), trials[worker], 1, worker, "done")
-            _, dispatch = made.handle(end)
+        for worker in range(cpus):
+            _, dispatch = made.handle(Finished(float(now), trials[worker], 1, worker, "done"))
             assert isinstance(dispatch, Dispatch)
             trials[worker] = dispatch.trial
 

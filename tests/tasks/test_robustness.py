@@ -114,6 +114,21 @@ def test_pgd_equals_its_definition_image_by_image():
         assert value == pytest.approx(kept / 30, abs=1e-12)
 
 
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_an_image_that_is_wrong_as_it_is_stays_lost_when_an_attack_puts_it_right(attack):
+    class Wave(nn.Module):
+        def forward(self, x):
+            score = torch.sin(20 * (x.mean((1, 2, 3)) - 0.5) - 2)
+            return torch.stack([torch.zeros_like(score), score], 1)
+
+    image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([1])
+    model = Wave()
+    assert model(image).argmax() == 0
+    assert model(image + 0.2).argmax() == 1  # where one step of size 0.2 lands
+    kwargs = {"attack": attack, "epsilon": 0.2, "steps": 1}
+    assert adversarial_accuracy(model, image, label, **kwargs) == 0
+
+
 def test_stronger_attacks_leave_less():
     model, images = network(), pictures(100)
     labels = model(images).argmax(1)
@@ -147,10 +162,15 @@ def test_attacked_images_stay_within_epsilon_and_the_range_of_pixels(attack):
 
     model, images = Recorder(), pictures()
     labels = model(images).argmax(1)
-    adversarial_accuracy(model, images, labels, attack=attack, epsilon=0.1)
+    adversarial_accuracy(model, images, labels, attack=attack, epsilon=0.1, seed=3)
     seen = torch.stack([batch for batch in Recorder.seen if len(batch) == len(images)])
     assert seen.min() >= 0
     assert seen.max() <= 1
+    random = np.random.RandomState(3)
+    offset = torch.from_numpy(random.uniform(-0.1, 0.1, (30, 36))).float().view_as(images)
+    start = (images + offset).clamp(0, 1)
+    starts = [batch for batch in seen if torch.allclose(batch, start, atol=1e-6)]
+    assert len(starts) == (attack == "pgd")
     furthest = (seen - images).abs().amax()
     assert furthest.item() == pytest.approx(0.1, abs=1e-6)
 
