@@ -61,12 +61,18 @@ def bare_loop(trials: int, folder: Path, cpus: int) -> None:
 
 @contender("sensweep", 1.0)
 def sensweep(trials: int, folder: Path, cpus: int) -> None:
-    """Run the toy task once per seed, and check that every row was committed."""
+    """Run a task that yields one measurement, and check that every row was committed."""
     from sensweep.orchestrator import Study, run
     from sensweep.results.store import Home
 
-    study = Study(
-        study="overhead", seeds=trials, axes={"x": [0.0]}, stages={"toy": {"task": "toy"}}
+    study = Study.from_dict(
+        {
+            "study": "overhead",
+            "seeds": trials,
+            "axes": {"x": [0.0]},
+            "stages": {"noop": {"task": "noop:noop"}},
+        },
+        folder=Path(__file__).parent,
     )
     sweep = run(study, folder)
     assert sweep.executed == trials

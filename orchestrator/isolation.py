@@ -14,12 +14,11 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from types import ModuleType
 
 import psutil
 
 # Namespaces in which a patched function would change the trials that follow.
-_WATCHED = (
+_WATCHED = {
     "builtins",
     "random",
     "math",
@@ -29,9 +28,12 @@ _WATCHED = (
     "torch.nn",
     "torch.nn.functional",
     "torch.optim",
-)
+}
+_SHIPPED = "sensweep.tasks."
 # Variables that libraries set for themselves when they are imported; no task reads them.
 _LIBRARIES_OWN = ("KMP_", "TORCHINDUCTOR_", "TRITON_", "MPLCONFIGDIR", "TF_")
+# Modules that were found not to be the user's: there are thousands, and trials of a millisecond.
+_INSTALLED: set[str] = set()
 # A trial may grow the process by what it caches; more than this is called a leak.
 LEAK_BYTES = 2 * 2**30
 LEAK_FILES = 64
@@ -55,11 +57,13 @@ def forget_modules(roots: tuple[str, ...]) -> None:
 
     Installed packages stay, also where the environment that holds them lies under a root.
     """
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None) or ""
+    for name in sys.modules.keys() - _INSTALLED:
+        path = getattr(sys.modules[name], "__file__", None) or ""
         ours = name == "__main__" or name.partition(".")[0] == "sensweep"
         if not ours and path.startswith(roots) and "site-packages" not in path:
             del sys.modules[name]
+        else:
+            _INSTALLED.add(name)
 
 
 class Snapshot:
@@ -67,7 +71,8 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._state = _observe()
-        self._namespaces = {name: dict(vars(module)) for name, module in _watched_modules().items()}
+        watched = [name for name in sys.modules if name in _WATCHED or name.startswith(_SHIPPED)]
+        self._namespaces = {name: dict(vars(sys.modules[name])) for name in watched}
 
     def difference(self) -> str | None:
         """Say in a few words what has changed since the snapshot; None if nothing did."""
@@ -79,9 +84,8 @@ class Snapshot:
                     return f"{what} grew from {before} to {now[what]}"
             elif now[what] != before:
                 return f"{what} changed{_which(before, now[what])}"
-        modules = _watched_modules()
         for name, before in self._namespaces.items():
-            present = vars(modules[name]) if name in modules else {}
+            present = vars(sys.modules[name]) if name in sys.modules else {}
             for key, value in before.items():
                 if key not in present or (
                     present[key] is not value and not _librarys_own(present[key], before)
@@ -120,16 +124,6 @@ def _which(before: object, after: object) -> str:
         keys = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
         return f": {', '.join(map(str, keys[:3]))}"
     return ""
-
-
-def _watched_modules() -> dict[str, ModuleType]:
-    loaded = {name: sys.modules[name] for name in _WATCHED if name in sys.modules}
-    shipped = {
-        name: module
-        for name, module in list(sys.modules.items())
-        if name.startswith("sensweep.tasks.") and isinstance(module, ModuleType)
-    }
-    return loaded | shipped
 
 
 def _observe() -> dict[str, object]:

@@ -146,6 +146,7 @@ class Placement:
         """A worker was told to go: it holds its resources, and takes no more trials."""
         self._idle[slot.shape].pop(slot.worker, None)
         self._held[slot.shape] -= 1
+        self._touched[slot.node.index] = None
         slot.phase = Slot.LEAVING
 
     def _forget(self, slot: Slot) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -216,7 +217,8 @@ def _decoded_once(name: str, digest: str) -> tuple[dict[str, np.ndarray], dict]:
 
 def _store(folder: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".aside-"))
+    aside = folder.parent / f".aside-{uuid.uuid4().hex}"
+    aside.mkdir()  # unlike mkdtemp's, readable by those with whom the root is shared
     try:
         for key, array in arrays.items():
             np.save(aside / f"{key}.npy", array)

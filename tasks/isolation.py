@@ -27,8 +27,7 @@ def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
     before = (
         torch.get_num_threads(),
         torch.get_default_dtype(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_deterministic_debug_mode(),
         torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark,
     )
@@ -42,17 +41,17 @@ def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
             torch.set_default_dtype(torch.float32)
             # On CUDA some operations have no deterministic form: these warn instead of raising.
-            torch.use_deterministic_algorithms(True, warn_only=on_cuda)
+            # (`use_deterministic_algorithms` says the same, and imports the compiler to do so.)
+            torch.set_deterministic_debug_mode("warn" if on_cuda else "error")
             # It costs time, and nothing here reads uninitialised memory.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = False
             yield
         finally:
-            threads_before, dtype, deterministic, warn_only, fill, benchmark = before
-            if threads_before != threads:
-                torch.set_num_threads(threads_before)
+            threads_before, dtype, deterministic, fill, benchmark = before
+            torch.set_num_threads(threads_before)
             torch.set_default_dtype(dtype)
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.set_deterministic_debug_mode(deterministic)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = benchmark
             np.random.set_state(numpy_state)

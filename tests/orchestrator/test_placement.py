@@ -194,7 +194,7 @@ def test_no_more_room_is_claimed_than_trials_are_ready():
     for command in commands:
         made.handle(WorkerReady(1.0, command.worker))
     made.add(1.0, [1])
-    on_a, on_b = ([c.worker for c in commands if c.node == node][0] for node in "ab")
+    on_a, on_b = (next(c.worker for c in commands if c.node == node) for node in "ab")
     assert made.handle(Finished(12.0, on_a, 1, on_a, "done"))[-1] == RetireWorker(on_a)
     assert kinds(made.handle(Finished(12.0, on_b, 1, on_b, "done"))) == ["Ended", "Dispatch"]
 

@@ -335,6 +335,13 @@ def test_a_trial_that_was_stopped_before_its_parent_was_done_stays_stopped():
     assert states(made) == ["done", "stopped", "running"]
 
 
+def test_an_event_that_was_overtaken_does_not_turn_time_back():
+    made = running(group=Group("train", ONE, timeout_s=60), trials=2)
+    made.handle(Tick(10.0))
+    made.handle(Finished(9.0, 0, 1, 0, "done"))
+    assert made.next_deadline() == 70.0
+
+
 def test_a_killed_worker_takes_no_more_trials_and_is_replaced_when_it_is_gone():
     made = running(group=Group("train", ONE, timeout_s=60), trials=2, grace=0)
     assert kinds_of(made.handle(Tick(60.0))) == ["Cancel", "KillWorker", "Ended"]

@@ -90,6 +90,10 @@ def test_names_that_lead_out_of_the_home_are_refused(home: Home, name: str) -> N
             call(name)
 
 
+def _change(tables: dict, table: str, column: str, values: list) -> dict:
+    return {**tables, table: {**tables[table], column: values}}
+
+
 @pytest.mark.parametrize("reopened", [False, True])
 @pytest.mark.parametrize("compacted", [False, True])
 def test_a_trial_is_committed_once(home: Home, reopened: bool, compacted: bool) -> None:
@@ -108,6 +112,10 @@ def test_a_trial_is_committed_once(home: Home, reopened: bool, compacted: bool) 
         (batch(T[2:6], number=2), f"{T[2]}: attempt 2 is done, but the trial has a final attempt"),
         (batch(T[3:4], number=2), f"{T[3]}: attempt 2 is done, but the trial has a final attempt"),
         (batch([T[4], T[4]]), f"{T[4]}: attempt 1 is committed already"),
+        (
+            _change(batch([T[4], T[4]]), "attempts", "attempt", [1, 2]),
+            f"{T[4]}: attempt 2 is done, but the trial has a final attempt",
+        ),
         ({"attempts": attempts(T[:1], status="lost", rows=0)}, "attempt 1 is committed already"),
     ]:
         with pytest.raises(DuplicateRows, match=line):
@@ -124,10 +132,6 @@ def test_a_refused_commit_leaves_no_trace(home: Home) -> None:
         writer.commit({"attempts": attempts(T[:2]), "measurements": measurements(T[:1])})
     assert writer.commit(batch(T[:2])) == 2
     assert stored(home, SWEEP) == dict.fromkeys(T[:2], 2)
-
-
-def _change(tables: dict, table: str, column: str, values: list) -> dict:
-    return {**tables, table: {**tables[table], column: values}}
 
 
 @pytest.mark.parametrize(

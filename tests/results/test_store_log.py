@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from store_kit import STUDY, MemoryFiles, batch, stored, trial
+from store_kit import STUDY, MemoryFiles, batch, measurements, stored, trial
 
 from sensweep.results import parts
 from sensweep.results.errors import Damaged, StoreError
 from sensweep.results.manifest import Log, _digest
 from sensweep.results.parts import PartReader
-from sensweep.results.schema import canonical_json
+from sensweep.results.schema import build, canonical_json
 from sensweep.results.store import Home
 
 SWEEP = "kit.cpu"
@@ -235,6 +237,17 @@ def test_a_missing_attempts_part_stops_the_next_driver(files: MemoryFiles) -> No
     with pytest.raises(Damaged, match=f"{path} is missing: restore the file"):
         Home("kit", files).open_sweep(SWEEP, study=STUDY)
     assert Home("kit", files).manifest(SWEEP).epoch == 1
+
+
+def test_the_bytes_of_a_part_do_not_tell_how_its_rows_were_batched() -> None:
+    columns = measurements([trial(1)], rows=4000)
+    columns["name"] = [f"{number:01000d}" for number in range(4000)]  # fills several pages
+    rows = build("measurements", columns, {})
+    cuts = [0, 1, 700, 2050, 2100, 4000]
+    batched = pa.concat_tables(
+        rows.slice(begin, end - begin) for begin, end in itertools.pairwise(cuts)
+    )
+    assert parts.encode(batched) == parts.encode(rows)
 
 
 def test_a_part_is_hashed_once_per_home_and_again_when_it_changes(
