@@ -27,7 +27,8 @@ from sensweep.orchestrator.events import (
     WorkerReady,
 )
 from sensweep.orchestrator.nodes import Shape
-from sensweep.orchestrator.scheduler import Group, Scheduler
+from sensweep.orchestrator.policy import Group
+from sensweep.orchestrator.scheduler import Scheduler
 
 
 def rss() -> float:

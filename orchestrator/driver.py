@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from sensweep.results.errors import Fenced
 from sensweep.results.store import Home
 
 COMMIT_EVERY = 1.0  # seconds of finished trials that one commit groups, at most
+COMPACT_EVERY = 200  # commits after which the small parts are merged
 LOOK_EVERY = 0.5  # seconds between looks at stop requests, nodes and the clock
 OBJECTIVES = ("validation_accuracy", "value")  # what "best so far" shows, the first that occurs
 
@@ -264,8 +266,9 @@ class Driver:
         )
 
     def _obey(self, commands: list[ev.Command]) -> None:
-        for command in commands:
-            match command:
+        pending = deque(commands)
+        while pending:
+            match command := pending.popleft():
                 case ev.Dispatch():
                     self._dispatch(command)
                 case ev.Ended():
@@ -275,7 +278,7 @@ class Driver:
                 case ev.RetireWorker() | ev.KillWorker():
                     self._executor.end(command.worker)
                     gone = ev.WorkerDied(time.monotonic(), command.worker, "ended by the driver")
-                    self._obey(self._scheduler.handle(gone))
+                    pending.extend(self._scheduler.handle(gone))
                 case ev.Cancel():
                     self._cancelled.add(self._key(command.trial, command.attempt))
                 case ev.Skipped():
@@ -407,6 +410,9 @@ class Driver:
                 continue
             if self.live.message.startswith("cannot commit"):
                 self.live.message = ""
+            if generation % COMPACT_EVERY == 0:
+                self._writer.compact()
+                self._writer.collect()
             return generation
 
 

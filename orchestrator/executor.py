@@ -49,7 +49,7 @@ class RayExecutor:
             memory=shape.memory or None,
             max_restarts=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-        ).remote(self._driver)
+        ).remote(self._driver, max(1, int(shape.cpus)))
         self._workers[worker] = actor
         self._when_done(worker, actor.ready.remote(), lambda _: Ready(worker))
 

@@ -63,7 +63,8 @@ class Trials:
         self.group = np.zeros(0, np.int32)
         self.priority = np.zeros(0, np.int32)
         self.attempts = np.zeros(0, np.int32)  # dispatched so far; the number of the latest
-        self.lost = np.zeros(0, np.int16)  # of these, lost
+        self.lost = np.zeros(0, np.int16)  # of these, lost with their worker
+        self.raised = np.zeros(0, np.int16)  # of these, raised
         self.pending = np.zeros(0, np.int32)  # parents that are not done
         self._head = np.zeros(0, np.int32)
         self._children = np.zeros(0, np.int32)
@@ -110,6 +111,7 @@ class Trials:
             "priority": _column("priority", priority, len(groups)),
             "attempts": _column("attempts", attempts, len(groups)),
             "lost": 0,
+            "raised": 0,
             "pending": 0,
             "_head": -1,
         }
@@ -231,11 +233,13 @@ def _edge_list(parents: Parents | None, first: int, number: int) -> tuple[Ints, 
 
 
 def _column(name: str, values: ArrayLike, number: int) -> Ints:
-    """Values as a column, one scalar standing for all trials."""
-    column = np.asarray(values, np.int64)
+    """Values as a column of int32 range, one scalar standing for all trials."""
+    column = np.asarray(values)
     if column.ndim and len(column) != number:
         raise ValueError(f"{name} has {len(column)} values; {number} trials are added")
-    return np.broadcast_to(column, (number,))
+    if column.size and (column.dtype.kind not in "iu" or abs(column).max() >= 2**31):
+        raise ValueError(f"{name} must be whole numbers of 32 bits")
+    return np.broadcast_to(column.astype(np.int64), (number,))
 
 
 def _by_group(groups: Ints, states: Ints, number: int) -> list[list[int]]:

@@ -8,9 +8,10 @@
     # StartWorker(worker=0, ...) -> the driver starts it, and later:
     commands = scheduler.handle(WorkerReady(1.5, worker=0))  # [Dispatch(trial=0, attempt=1, ...)]
 
-The words are defined in `events.py`; what may become of a trial in `moves.py`; which workers exist,
-and why, in `placement.py`. The public surface is what this example uses, and `next_deadline`,
-`finished`, `counts`, `states`, `story`, `unplaceable` and `stale`.
+The words are defined in `events.py`, `Group` and `Policy` in `policy.py`; what may become of a
+trial in `moves.py`; which workers exist, and why, in `placement.py`. The public surface is what
+this example uses, and `next_deadline`, `finished`, `counts`, `states`, `story`, `groups`,
+`unplaceable` and `stale`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,45 +43,11 @@ from sensweep.orchestrator.events import (
     WorkerReady,
 )
 from sensweep.orchestrator.moves import FINAL, IllegalMove, Parents, State, Trials
-from sensweep.orchestrator.nodes import Shape, Slot
+from sensweep.orchestrator.nodes import Slot
 from sensweep.orchestrator.placement import Placement
+from sensweep.orchestrator.policy import Group, Policy
 
 STORY_LENGTH = 8  # moves of a live trial that are remembered
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How long to wait before what, in seconds.
-
-    Attributes:
-        patience: a shape without room waits this long before it takes a busy shape's workers,
-            and a worker serves this long before it can be taken from a shape that needs it.
-        grace: from `Cancel` to `KillWorker`.
-        placement_timeout: until a shape that fits no node is reported as unplaceable.
-    """
-
-    patience: float = 10.0
-    grace: float = 10.0
-    placement_timeout: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Trials that are counted together and run alike; usually a stage.
-
-    Attributes:
-        name: for messages.
-        shape: of the workers that run them. Groups of one shape share workers.
-        timeout_s: an attempt that runs longer is cancelled and its trial failed; None for never.
-        max_lost: a trial has failed once this many of its attempts lost their worker, >= 1.
-        retries: attempts that may raise before the trial has failed, beyond the first.
-    """
-
-    name: str
-    shape: Shape
-    timeout_s: float | None = None
-    max_lost: int = 3
-    retries: int = 0
 
 
 @dataclass(slots=True)
@@ -104,7 +72,6 @@ class Scheduler:
         self._placement = Placement(self.policy.patience)
         self._shape_of: list[int] = []  # group -> shape
         self._queues: list[list[int]] = []  # per shape, a heap of (-priority, trial) in one int
-        self._raised: dict[int, int] = {}  # attempts that raised, of trials that had one
         self._live: dict[int, _Live] = {}
         self._stories: dict[int, deque[tuple[float, State, int, int]]] = {}
         # Timeouts of one group, and grace, are constant, so that order of entry is order of expiry.
@@ -181,6 +148,8 @@ class Scheduler:
                 self._stop_all(event)
             case Tick():
                 pass
+            case _:
+                assert_never(event)
         return self._settle()
 
     def _begin(self, now: float) -> None:
@@ -360,8 +329,8 @@ class Scheduler:
 
     def _may_retry(self, trial: int, group: int) -> bool:
         """Count an attempt that raised; whether its group lets it be repeated."""
-        raised = self._raised[trial] = self._raised.get(trial, 0) + 1
-        return raised <= self.groups[group].retries
+        self._trials.raised[trial] += 1
+        return self._trials.raised.item(trial) <= self.groups[group].retries
 
     def _skip_dependants(self, trial: int) -> None:
         skipped = self._trials.skip_dependants(trial)

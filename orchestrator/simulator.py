@@ -38,7 +38,8 @@ from sensweep.orchestrator.events import (
     WorkerReady,
 )
 from sensweep.orchestrator.moves import Parents, State
-from sensweep.orchestrator.scheduler import Group, Policy, Scheduler
+from sensweep.orchestrator.policy import Group, Policy
+from sensweep.orchestrator.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Run:
             of ready trials, times the makespan, by the number of dispatches).
         longest_starved: longest stretch, in seconds and by group, in which it had ready trials
             and none running.
-        transitions: events handled.
+        events: how many were handled.
         log_hash: digest of all events and commands.
     """
 
@@ -88,7 +89,7 @@ class Run:
     utilisation: dict[str, float]
     mean_wait: dict[str, float]
     longest_starved: dict[str, float]
-    transitions: int
+    events: int
     log_hash: str
 
 
@@ -118,7 +119,7 @@ class Simulation:
         self._random = random.Random(seed)
         self._agenda: list[tuple[float, int, Event]] = []
         self._scheduled = 0
-        self._transitions = 0
+        self._handled = 0
         self._log = hashlib.blake2b(digest_size=16)
         self._hanging: set[tuple[int, int]] = set()  # (trial, attempt)
         self._up: dict[str, NodeUp] = {}
@@ -152,7 +153,7 @@ class Simulation:
         self._pass_time(event.now)
         self._follow(event)
         commands = self.scheduler.handle(event)
-        self._transitions += 1
+        self._handled += 1
         self._log.update(repr((event, commands)).encode())
         self._obey(commands)
         return event, commands
@@ -169,7 +170,7 @@ class Simulation:
             utilisation={"cpus": float(busy[0]), "gpus": float(busy[1])},
             mean_wait=dict(zip(names, waits.tolist(), strict=True)),
             longest_starved=dict(zip(names, self._longest_starved.tolist(), strict=True)),
-            transitions=self._transitions,
+            events=self._handled,
             log_hash=self._log.hexdigest(),
         )
 

@@ -23,7 +23,10 @@ class Worker:
     lossy on purpose: what counts is what `run` returns.
     """
 
-    def __init__(self, driver: Any) -> None:
+    def __init__(self, driver: Any, threads: int) -> None:
+        # Before numeric libraries are imported: they read it once. What the user's shell exported
+        # is for the shell.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
         self._driver = driver
         self._cache: dict[str, object] = {}
         self._running: tuple[str, int, int] | None = None

@@ -31,12 +31,17 @@ def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark,
     )
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    # numpy's generator is exchanged, not rewound: a hundred times faster, and this is done each
+    # epoch. For the same reason torch's is seeded directly; `torch.manual_seed` seeks other devices.
+    numpy_generator, python_state = np.random.get_bit_generator(), random.getstate()
     on_cuda = torch.device(device).type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []), torch.enable_grad():
         try:
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)
+            if on_cuda:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            np.random.set_bit_generator(np.random.MT19937(seed))
             random.seed(seed)
             torch.set_num_threads(threads)
             torch.set_default_dtype(torch.float32)
@@ -54,5 +59,5 @@ def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
             torch.set_deterministic_debug_mode(deterministic)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = benchmark
-            np.random.set_state(numpy_state)
+            np.random.set_bit_generator(numpy_generator)
             random.setstate(python_state)

@@ -161,18 +161,13 @@ def stream(context: Context, purpose: str, device: str) -> torch.Generator:
 
 
 def make_optimizer(model: nn.Module, p: TrainParams) -> torch.optim.Optimizer:
-    """Make the optimiser; weight decay applies to weights of two or more dimensions only.
-
-    Both are fused: one kernel for all weights, which on small models halves the time of a step.
-    """
+    """Make the optimiser: fused, one kernel for all weights, which halves a small model's step."""
     weights = [w for w in model.parameters() if w.requires_grad]
-    groups = [
-        {"params": [w for w in weights if w.dim() >= 2], "weight_decay": p.weight_decay},
-        {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0},
-    ]
     if p.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=p.lr, momentum=p.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=p.lr, fused=True)
+        return torch.optim.SGD(
+            weights, lr=p.lr, momentum=p.momentum, weight_decay=p.weight_decay, fused=True
+        )
+    return torch.optim.AdamW(weights, lr=p.lr, weight_decay=p.weight_decay, fused=True)
 
 
 def learning_rate(p: TrainParams, step: int, steps_per_epoch: int) -> float:

@@ -55,7 +55,7 @@ class TrainParams(BaseModel):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw ignores it")
     weight_decay: float = Field(
-        0.05, ge=0, description="decay of weights of two or more dimensions (not biases, norms)"
+        0.05, ge=0, description="decay of all weights, as torch defines it; sgd wants about 5e-4"
     )
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate after the warm-up: cosine to zero, or constant"

@@ -169,7 +169,9 @@ class Oracle:
             end = "failed" if command.outcome == "lost" else command.outcome
             self.settled[command.trial] = State[end.upper()]
         else:
-            assert command.outcome == "lost"
+            assert command.outcome in ("lost", "failed")
+            group = self.scheduler.groups[self.groups[command.trial]]
+            assert command.outcome == "lost" or group.retries
 
     def check_states(self) -> None:
         """The arrays say what the commands said, and the counts say what the arrays say."""

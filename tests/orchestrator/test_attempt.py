@@ -68,8 +68,10 @@ def test_what_goes_wrong_is_one_line_with_a_traceback_in_the_log(
     assert outcome.trace.strip() in next(user.glob("logs/*")).read_text()
 
 
-def test_everything_printed_lands_in_the_attempts_log(user: Path, capfd: object) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+def test_everything_printed_lands_in_the_attempts_log(
+    user: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     execute(assignment(user, "bad_day:threads"), {})
     text = next(user.glob("logs/*")).read_text()
     assert "printed by the task" in text

@@ -17,7 +17,8 @@ from sensweep.orchestrator.events import (
     WorkerReady,
 )
 from sensweep.orchestrator.nodes import Shape
-from sensweep.orchestrator.scheduler import Group, Policy, Scheduler
+from sensweep.orchestrator.policy import Group, Policy
+from sensweep.orchestrator.scheduler import Scheduler
 
 GB = 10**9
 ONE, TWO = Shape(1), Shape(2)

@@ -24,7 +24,8 @@ from sensweep.orchestrator.events import (
 )
 from sensweep.orchestrator.moves import MOVES, IllegalMove, State, Trials
 from sensweep.orchestrator.nodes import Shape
-from sensweep.orchestrator.scheduler import Group, Policy, Scheduler
+from sensweep.orchestrator.policy import Group, Policy
+from sensweep.orchestrator.scheduler import Scheduler
 
 GB = 10**9
 ONE, TWO = Shape(1), Shape(2)
@@ -142,6 +143,8 @@ def test_trials_added_during_the_run_go_to_idle_workers_and_wait_for_old_parents
         ({"group": [0], "parents": [(-1,)]}, "names parent -1"),
         ({"group": [0, 0], "parents": [()]}, "parents are given for 1 trials; 2 are added"),
         ({"group": [0, 0], "priority": [1]}, "priority has 1 values; 2 trials are added"),
+        ({"group": [0], "priority": [0.5]}, "priority must be whole numbers of 32 bits"),
+        ({"group": [0], "priority": 2**31}, "priority must be whole numbers of 32 bits"),
         ({"group": [0], "state": State.READY}, "enters as waiting or in a final state"),
     ],
 )
@@ -151,6 +154,19 @@ def test_a_bad_plan_is_refused_whole(columns, message):
         made.add(0.0, **columns)
     assert len(made.states()) == 0
     assert made.counts().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"timeout_s": 0}, "timeout_s of group train is 0; give seconds > 0, or None for never"),
+        ({"max_lost": 0}, "max_lost of group train is 0; give 1 or more"),
+        ({"retries": -1}, "retries of group train is -1; give 0 or more"),
+    ],
+)
+def test_a_group_out_of_range_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        Group("train", ONE, **given)
 
 
 def test_parents_may_be_csr_arrays():

@@ -19,7 +19,8 @@ from sensweep.orchestrator.events import (
 )
 from sensweep.orchestrator.moves import FINAL, State
 from sensweep.orchestrator.nodes import Shape
-from sensweep.orchestrator.scheduler import Group, Policy, Scheduler
+from sensweep.orchestrator.policy import Group, Policy
+from sensweep.orchestrator.scheduler import Scheduler
 
 GB = 10**9
 SHAPES = [Shape(1), Shape(2), Shape(1, 0.5), Shape(2, 1), Shape(4, 2, 2 * GB)]
@@ -33,15 +34,16 @@ class AnyDriver(RuleBasedStateMachine):
     @initialize(
         shapes=st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3),
         timeout=st.sampled_from([None, 20.0]),
+        retries=st.integers(0, 1),
         patience=st.sampled_from([0.0, 5.0]),
         grace=st.sampled_from([0.0, 3.0]),
     )
-    def begin(self, shapes, timeout, patience, grace):
+    def begin(self, shapes, timeout, retries, patience, grace):
         self.now = 0.0
         self.stopped = False
         self.scheduler = Scheduler(Policy(patience, grace, placement_timeout=5.0))
         for index, shape in enumerate(shapes):
-            self.scheduler.add_group(Group(f"g{index}", shape, timeout, max_lost=2))
+            self.scheduler.add_group(Group(f"g{index}", shape, timeout, 2, retries))
         self.oracle = Oracle(self.scheduler, [], [])
 
     def tell(self, event) -> None:

@@ -10,10 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import POINTS, SIGMAS, SWEEP, run_study, sensitivity_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from small_study import POINTS, SIGMAS, SWEEP, PlannedTrial, run_study, sensitivity_value
 
 from sensweep.results.cells import cells, write_cells
 from sensweep.results.errors import UnknownSweep
@@ -148,8 +148,6 @@ def test_the_file_says_what_its_columns_are_and_is_replaced_whole(small_home: Ho
 
 
 def test_nan_and_infinite_cells_can_be_queried(tmp_path: Path) -> None:
-    from conftest import PlannedTrial
-
     home = Home(tmp_path)
     trials = [
         PlannedTrial("toy", {}, seed, {}, rows=[("m", value, None, "1", {})])

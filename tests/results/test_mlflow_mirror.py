@@ -19,7 +19,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_study import (
     EPOCHS,
     POINTS,
     STUDY,
@@ -32,8 +34,6 @@ from conftest import (
     sensitivity_trial,
     train_trial,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sensweep.results.errors import UnknownSweep
 from sensweep.results.mlflow_mirror import MirrorError, MirrorReport, mirror

@@ -11,7 +11,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
-from conftest import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_study import (
     EPOCHS,
     POINTS,
     SIGMAS,
@@ -26,8 +28,6 @@ from conftest import (
     small_trials,
     train_trial,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sensweep.results.errors import UnknownSweep
 from sensweep.results.expand import column_names, expand

@@ -86,6 +86,7 @@ def test_nan_and_infinity_are_values() -> None:
         ({"value": [1.0, None]}, "column value: row 1 is null"),
         ({"seq": [0, 2**40]}, "column seq: not all values are int32"),
         ({"name": ["ok", "\ud800"]}, "column name: not all values are string"),
+        ({"seq": ["0", "1"]}, "column seq: not all values are int32: they are string"),
         ({"step": [1.5, 2]}, "column step: not all values are int64"),
     ],
 )

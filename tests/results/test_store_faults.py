@@ -6,6 +6,7 @@ acknowledged, each batch whole, each row once?
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -59,6 +60,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.in_doubt: list[set[str]] = []
         self.trials = 0
         self.generation = 0
+        self.patient = True
 
     @rule(slot=SLOTS, verb=VERBS)
     def act(self, slot: int, verb: str) -> None:
@@ -78,6 +80,14 @@ class TwoDrivers(RuleBasedStateMachine):
         """An operation fails, done or not; the driver lives on and tries again."""
         with self.files[slot].interrupt(at, fail, after=after):
             self._act(slot, verb)
+
+    @rule(slot=SLOTS, verb=VERBS, at=st.integers(1, 9), after=st.booleans())
+    def give_up(self, slot: int, verb: str, at: int, after: bool) -> None:
+        """An operation fails, done or not; the driver turns to something else."""
+        self.patient = False
+        with self.files[slot].interrupt(at, fail, after=after), contextlib.suppress(OSError):
+            self._act(slot, verb)
+        self.patient = True
 
     @rule(slot=SLOTS, verb=VERBS, other=VERBS, at=st.integers(1, 9), after=st.booleans())
     def interleave(self, slot: int, verb: str, other: str, at: int, after: bool) -> None:
@@ -150,6 +160,8 @@ class TwoDrivers(RuleBasedStateMachine):
         try:
             return call()
         except OSError:
+            if not self.patient:
+                raise
             return call()
 
 
@@ -225,21 +237,22 @@ def test_history_with_a_fault_at_every_operation(event: Callable[[], None], afte
         assert stored(home, SWEEP).keys() == set().union(*tried)
 
 
-def test_a_larger_batch_after_a_lost_answer_is_told_what_is_committed() -> None:
+@pytest.mark.parametrize("larger", [False, True])
+def test_another_batch_after_a_lost_answer_is_neither_lost_nor_doubled(larger: bool) -> None:
     memory = MemoryFiles()
     files = InterruptedFiles(memory)
     writer = Home("kit", files).open_sweep(SWEEP, study=STUDY)
-    for at in range(1, 9):
+    for at in range(1, 7):
         first, second = trial(10 * at), trial(10 * at + 1)
-        with files.interrupt(at, fail, after=True):
-            try:
-                writer.commit(batch([first]))
-            except OSError:
-                try:
-                    writer.commit(batch([first, second]))
-                except DuplicateRows:
-                    writer.commit(batch([second]))
-        assert first in stored(Home("kit", memory), SWEEP)
+        with files.interrupt(at, fail, after=True), contextlib.suppress(OSError):
+            writer.commit(batch([first]))
+        with contextlib.suppress(DuplicateRows):
+            writer.commit(batch([first, second] if larger else [second]))
+        for name in (first, second):
+            with contextlib.suppress(DuplicateRows):
+                writer.commit(batch([name]))
+        assert stored(Home("kit", memory), SWEEP).keys() >= {first, second}
+    assert len(stored(Home("kit", memory), SWEEP)) == 12
     writer.close()
 
 

@@ -203,6 +203,54 @@ def test_a_fenced_writer_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert stored(Home("kit", files), SWEEP) == {T[0]: 2}
 
 
+def test_a_fenced_writer_whose_files_were_collected_is_told_that_it_is_fenced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease_module, "known_alive", lambda owner: False)
+    files = MemoryFiles()
+    old = Home("kit", files).open_sweep(SWEEP, study=STUDY)
+    for name in T[:2]:
+        old.commit(batch([name]))
+    new = Home("kit", files).open_sweep(SWEEP, study=STUDY)
+    new.compact()
+    new.collect(grace_seconds=0)
+    with pytest.raises(Fenced):
+        old.compact()
+
+
+@pytest.mark.parametrize("lives", [False, True])
+@pytest.mark.parametrize("moment", ["read", "create_exclusive"])
+def test_what_slips_in_while_a_newcomer_claims_decides(
+    monkeypatch: pytest.MonkeyPatch, moment: str, lives: bool
+) -> None:
+    """A holder that was thought dead compacts: it lives. If it closes, the sweep is free."""
+    monkeypatch.setattr(lease_module, "known_alive", lambda owner: False)
+    files = MemoryFiles()
+    old = Home("kit", files).open_sweep(SWEEP, study=STUDY)
+    for name in T[:2]:
+        old.commit(batch([name]))
+    operation = getattr(files, moment)
+
+    def at_the_last_moment(path: str, *data: bytes) -> object:
+        if moment == "create_exclusive" or "parts/attempts" in path:
+            monkeypatch.setattr(files, moment, operation)
+            old.compact()
+            old.collect(grace_seconds=0)
+            if not lives:
+                old.close()
+        return operation(path, *data)
+
+    monkeypatch.setattr(files, moment, at_the_last_moment)
+    if lives:
+        with pytest.raises(SweepBusy):
+            Home("kit", files).open_sweep(SWEEP, study=STUDY)
+        old.commit(batch(T[2:3]))
+    else:
+        with Home("kit", files).open_sweep(SWEEP, study=STUDY) as new:
+            new.commit(batch(T[2:3]))
+    assert stored(Home("kit", files), SWEEP) == dict.fromkeys(T[:3], 2)
+
+
 def test_leaving_the_block_of_a_fenced_writer_raises_its_error_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -289,18 +289,25 @@ def test_the_schedule_runs_over_the_whole_training_and_moves_the_weights(tmp_pat
     assert asked == [(step, 4) for step in range(4, 12)]
 
 
-def test_weight_decay_spares_biases_and_norms():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3))
-    optimizer = make_optimizer(model, TrainParams(**SMALL, weight_decay=0.3))
-    decay = {id(w): g["weight_decay"] for g in optimizer.param_groups for w in g["params"]}
-    assert {key: decay[id(w)] for key, w in model.named_parameters()} == {
-        "0.weight": 0.3,
-        "0.bias": 0,
-        "1.weight": 0,
-        "1.bias": 0,
-        "3.weight": 0.3,
-        "3.bias": 0,
-    }
+@pytest.mark.parametrize(
+    ("given", "kind", "expected"),
+    [
+        ({}, torch.optim.AdamW, {"lr": 0.2, "weight_decay": 0.3, "fused": True}),
+        (
+            {"optimizer": "sgd", "momentum": 0.8},
+            torch.optim.SGD,
+            {"lr": 0.2, "weight_decay": 0.3, "momentum": 0.8, "fused": True},
+        ),
+    ],
+)
+def test_the_optimizer_is_the_one_that_was_asked_for(given, kind, expected):
+    model = nn.Linear(2, 3)
+    model.bias.requires_grad = False
+    optimizer = make_optimizer(model, TrainParams(**SMALL, lr=0.2, weight_decay=0.3, **given))
+    (group,) = optimizer.param_groups
+    assert type(optimizer) is kind
+    assert expected.items() <= group.items()
+    assert [id(weight) for weight in group["params"]] == [id(model.weight)]
 
 
 def test_augment_shifts_and_mirrors_each_image_by_itself():
