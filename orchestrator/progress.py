@@ -74,14 +74,7 @@ def line(status: dict[str, Any]) -> str:
         text = f"{stage} {states.get('done', 0)}/{total}"
         extra = [f"{states[s]} {s}" for s in ("running", "failed", "skipped") if states.get(s)]
         stages.append(text + (f" ({', '.join(extra)})" if extra else ""))
-    parts = [", ".join(stages), f"{status['trials_per_s']:.1f} trials/s"]
-    if status["eta_s"]:
-        parts.append(f"about {duration(status['eta_s'])} left")
-    if status["best"]:
-        parts.append(best(status["best"]))
-    if status["message"]:
-        parts.append(status["message"])
-    return " | ".join(parts)
+    return " | ".join([", ".join(stages), *_totals(status)])
 
 
 def panel(status: dict[str, Any]) -> Group:
@@ -105,19 +98,20 @@ def panel(status: dict[str, Any]) -> Group:
     more = len(status["running"]) - SHOWN_RUNNING
     if more > 0:
         running.add_row("", f"... {more} more")
-    tail = [f"{duration(status['elapsed_s'])} elapsed", f"{status['trials_per_s']:.1f} trials/s"]
+    elapsed = f"{duration(status['elapsed_s'])} elapsed"
+    return Group(table, running, Text(" | ".join([elapsed, *_totals(status)])))
+
+
+def _totals(status: dict[str, Any]) -> list[str]:
+    parts = [f"{status['trials_per_s']:.1f} trials/s"]
     if status["eta_s"]:
-        tail.append(f"about {duration(status['eta_s'])} left")
+        parts.append(f"about {duration(status['eta_s'])} left")
     if status["best"]:
-        tail.append(best(status["best"]))
+        found = status["best"]
+        parts.append(f"best {found['name']} {found['value']:.4g} ({found['label']})")
     if status["message"]:
-        tail.append(status["message"])
-    return Group(table, running, Text(" | ".join(tail)))
-
-
-def best(found: dict[str, Any]) -> str:
-    """Name the best value so far."""
-    return f"best {found['name']} {found['value']:.4g} ({found['label']})"
+        parts.append(status["message"])
+    return parts
 
 
 def duration(seconds: float) -> str:

@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
+from numpy.random import MT19937
+from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 
 @contextmanager
@@ -31,9 +32,9 @@ def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark,
     )
-    # numpy's generator is exchanged, not rewound: a hundred times faster, and this is done each
-    # epoch. For the same reason torch's is seeded directly; `torch.manual_seed` seeks other devices.
-    numpy_generator, python_state = np.random.get_bit_generator(), random.getstate()
+    # This is done each epoch, so it must cost little: numpy's generator is exchanged, not rewound,
+    # and torch's is seeded directly, for `torch.manual_seed` looks at every kind of device.
+    numpy_generator, python_state = get_bit_generator(), random.getstate()
     on_cuda = torch.device(device).type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []), torch.enable_grad():
         try:
@@ -41,7 +42,7 @@ def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
             if on_cuda:
                 with torch.cuda.device(device):
                     torch.cuda.manual_seed(seed)
-            np.random.set_bit_generator(np.random.MT19937(seed))
+            set_bit_generator(MT19937(seed))
             random.seed(seed)
             torch.set_num_threads(threads)
             torch.set_default_dtype(torch.float32)
@@ -59,5 +60,5 @@ def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
             torch.set_deterministic_debug_mode(deterministic)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = benchmark
-            np.random.set_bit_generator(numpy_generator)
+            set_bit_generator(numpy_generator)
             random.setstate(python_state)
