@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -74,7 +76,7 @@ def train(params: Mapping[str, object], context: Context) -> Iterator[Measuremen
         )
     seen = len(splits.validation.y)
     train_evaluated = Split(images.x[:seen], images.y[:seen])
-    facts = {
+    facts: dict[str, Any] = {
         "num_classes": splits.num_classes,
         "in_chans": splits.in_chans,
         "img_size": splits.img_size,
@@ -86,6 +88,8 @@ def train(params: Mapping[str, object], context: Context) -> Iterator[Measuremen
     with scope(context.stream("init")):
         model = build(p.arch, **facts, mean=splits.mean, std=splits.std).to(context.device)
     forward = torch.compile(model) if p.compile else model
+    bf16 = partial(torch.autocast, torch.device(context.device).type, torch.bfloat16)
+    precision = bf16 if p.precision == "bf16" else nullcontext
     optimizer = make_optimizer(model, p)
     # An incomplete last batch is left out: the order is new each epoch, and one image alone would
     # break batch normalisation.
@@ -111,7 +115,7 @@ def train(params: Mapping[str, object], context: Context) -> Iterator[Measuremen
                     group["lr"] = rate
                 batch = order[step * p.batch_size : (step + 1) * p.batch_size]
                 x, y = augment(images.x[batch], p, augmentation), images.y[batch]
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=p.precision == "bf16"):
+                with precision():
                     loss = loss_of(forward, x, y, spec, criterion, noise)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -129,20 +133,10 @@ def train(params: Mapping[str, object], context: Context) -> Iterator[Measuremen
         yield measure("train_accuracy", train_accuracy, step=epoch)
         yield measure("validation_loss", validation_loss, step=epoch, unit="nats")
         yield measure("validation_accuracy", validation_accuracy, step=epoch)
-        state = {
-            "dataset": p.dataset,
-            "dataset_digest": splits.digest,
-            "arch": p.arch,
-            **facts,
-            "train_size": len(images.x),
-            "epoch": epoch,
-            "params": p.model_dump(),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
+        done = {**facts, "train_size": len(images.x), "epoch": epoch}
         context.checkpoint(
             epoch,
-            partial(checkpoints.save, state=state),
+            partial(save, done=done, p=p, model=model, optimizer=optimizer),
             train_accuracy=train_accuracy,
             validation_accuracy=validation_accuracy,
         )
@@ -212,6 +206,25 @@ def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
         loss += F.cross_entropy(logits, y, reduction="sum")
         correct += (logits.argmax(1) == y).sum()
     return loss.item() / len(split.y), correct.item() / len(split.y)
+
+
+def save(
+    path: Path,
+    done: Mapping[str, Any],
+    p: TrainParams,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write what `restore` and `checkpoints.load_model` read."""
+    state = {
+        **done,
+        "dataset": p.dataset,
+        "arch": p.arch,
+        "params": p.model_dump(),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    checkpoints.save(path, state)
 
 
 def restore(path: Path, p: TrainParams, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
