@@ -149,7 +149,7 @@ def main() -> None:
     """Print the table, or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of a training, about")
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of a training, about")
     parser.add_argument("--pairs", type=int, default=5, help="trainings by each side, at least 2")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -179,6 +179,8 @@ class Driver:
                 return
             for event in self._executor.poll(self._patience(now)):
                 self._obey(self._take(event))
+                if self._stopping is None and self._trials_spent():
+                    self._stop(f"the budget of {self._study.budget.trials} trials is spent")
             if self._batch and time.monotonic() - self._batch.since >= COMMIT_EVERY:
                 self._commit(wait=False)
 
@@ -195,8 +197,7 @@ class Driver:
         if self._fenced is not None:
             raise self._fenced
         if self._stopping is None and (reason := self._reason_to_stop(now)):
-            self._stopping = reason
-            self._obey(self._scheduler.handle(ev.StopAll(now, reason)))
+            self._stop(reason)
         self._see_nodes(now)
         self._obey(self._scheduler.handle(ev.Tick(now)))
         unplaceable = [self._scheduler.groups[i] for i in self._scheduler.unplaceable()]
@@ -209,9 +210,15 @@ class Driver:
         budget = self._study.budget
         if budget.wall_time is not None and now - self.live.started > budget.wall_time:
             return f"the budget of {budget.wall_time:g} s of wall time is spent"
-        if budget.trials is not None and self.live.finished >= budget.trials:
-            return f"the budget of {budget.trials} trials is spent"
         return self._writer.stop_requested()
+
+    def _trials_spent(self) -> bool:
+        limit = self._study.budget.trials
+        return limit is not None and self.live.finished >= limit
+
+    def _stop(self, reason: str) -> None:
+        self._stopping = reason
+        self._obey(self._scheduler.handle(ev.StopAll(time.monotonic(), reason)))
 
     def _see_nodes(self, now: float) -> None:
         nodes = self._executor.nodes()

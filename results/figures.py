@@ -11,6 +11,7 @@ A figure is data in the study file. `sensweep.results.series` computes the numbe
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 BASELINE = "none"
 
 
-class _Figure(BaseModel):
+class _Figure(BaseModel, ABC):
     """What every kind of figure has.
 
     Attributes:
@@ -49,9 +50,9 @@ class _Figure(BaseModel):
     split: str | None = None
 
     @property
+    @abstractmethod
     def columns(self) -> tuple[str, str]:
         """The columns that give the colour, and the line style or marker ("" for none)."""
-        raise NotImplementedError
 
 
 class CurveFigure(_Figure):

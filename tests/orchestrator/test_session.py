@@ -265,7 +265,7 @@ def test_budget_of_trials(tmp_path: Path) -> None:
     limited = Study(**toy(seeds=20), budget={"trials": 5})
     sweep = run(limited, tmp_path)
     assert sweep.stopped == "the budget of 5 trials is spent"
-    assert sweep.executed >= 5
+    assert 5 <= sweep.executed <= 5 + 2  # what was running on the two cores may still end
 
 
 def test_freed_checkpoints_are_made_again_when_a_new_analysis_needs_them(user: Path) -> None:

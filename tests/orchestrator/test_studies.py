@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_smoke(name: str, tmp_path: Path) -> None:
     states = {state for stage in sweep.counts.values() for state in stage}
     assert states == {"done"}
     assert sweep.executed == sum(stage["done"] for stage in sweep.counts.values())
-    page = sweep.report().read_text()
+    page = html.unescape(sweep.report().read_text())
     assert "smoke" in page
     for claim in study.claims:
         assert claim.statement.rstrip(".") in page
