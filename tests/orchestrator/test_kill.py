@@ -44,7 +44,7 @@ def kill_all(process: subprocess.Popen[bytes]) -> int:
 
 
 def run_and_kill(study: Path, home: Path, moment: float) -> int:
-    """Start the sweep, wait until it commits or `moment` seconds passed since, kill everything."""
+    """Start the sweep, wait `moment` seconds from when its driver opened it, kill everything."""
     epoch = Home(home).manifest("bowl.cpu").epoch if Home(home).sweeps() else 0
     process = subprocess.Popen(
         command(study, home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
