@@ -259,19 +259,21 @@ def execute(
     assignment: Assignment,
     cache: MutableMapping[str, object],
     observe: Callable[[Measurement], bool] = lambda _: False,
+    snapshot: Snapshot | None = None,
 ) -> Outcome:
     """Execute one attempt to its end and say what came of it; never raises.
 
-    `observe` sees every measurement as it is made, and answers whether to stop.
+    `observe` sees every measurement as it is made, and answers whether to stop. `snapshot` is that
+    of the process's last attempt, which often still holds.
     """
     outcome = Outcome(assignment.key, "failed", host=socket.gethostname(), started=time.time())
     clock, cpu = time.perf_counter(), time.process_time()
     home = Path(assignment.home)
-    snapshot: Snapshot | None = None
+    snapshot = snapshot or Snapshot()
     with _log_to(home / assignment.log):
         try:
             task = load_task(assignment.task, assignment.roots)
-            snapshot = Snapshot()
+            snapshot.take()
             seed_everything(assignment.seed)
             shelf = Shelf(home, assignment)
             _run(task, assignment, shelf, cache, observe)
@@ -283,7 +285,7 @@ def execute(
             _describe(error, outcome)
             print(outcome.trace, file=sys.stderr)
         # Before the files of this attempt close: a task that closed them is found out here.
-        outcome.changed = snapshot.difference() if snapshot else None
+        outcome.changed = snapshot.difference()
         if outcome.changed:
             print(f"this worker will be replaced: {outcome.changed}", file=sys.stderr)
     outcome.seconds = time.perf_counter() - clock

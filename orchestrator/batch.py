@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sensweep.orchestrator.attempt import Outcome
@@ -29,7 +29,7 @@ class Batch:
         log: str,
         worker: int,
         queued: float,
-        resources: Mapping[str, object],
+        resources: str,
     ) -> None:
         """Take an attempt; its rows only if it is the one that settles its trial."""
         trial_id, attempt, _ = outcome.key
@@ -49,7 +49,7 @@ class Batch:
                 outcome.seconds,
                 outcome.cpu_seconds,
                 outcome.peak_rss_bytes,
-                canonical_json(resources),
+                resources,
                 canonical_json(outcome.artifacts),
                 len(rows),
             )

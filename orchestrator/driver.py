@@ -30,7 +30,7 @@ from sensweep.orchestrator.nodes import Shape
 from sensweep.orchestrator.plan import Plan
 from sensweep.orchestrator.scheduler import Group, Policy, Scheduler
 from sensweep.orchestrator.study import Stage
-from sensweep.orchestrator.trial import Trial
+from sensweep.orchestrator.trial import Trial, canonical_json
 from sensweep.results.errors import Fenced
 from sensweep.results.store import Home
 
@@ -92,6 +92,12 @@ class Driver:
         self._trials: tuple[Trial, ...] = orders.plan.trials
         self._study = orders.plan.study
         self._shapes = {name: _shape(stage) for name, stage in self._study.stages.items()}
+        self._resources = {
+            name: canonical_json(stage.resources.model_dump(mode="json"))
+            for name, stage in self._study.stages.items()
+        }
+        self._roots = tuple(str(folder) for folder in self._study.folders)
+        self._folder = str(Path(orders.home).absolute())
         self._scheduler = Scheduler(orders.policy)
         self._index = {trial.trial_id: i for i, trial in enumerate(self._trials)}
         self._artifacts: dict[int, Sequence[Mapping[str, Any]]] = {
@@ -312,9 +318,9 @@ class Driver:
                 params=trial.params,
                 seed=trial.seed,
                 sweep=self.orders.sweep,
-                home=str(Path(self.orders.home).absolute()),
+                home=self._folder,
                 log=self._log(key),
-                roots=tuple(str(folder) for folder in self._study.folders),
+                roots=self._roots,
                 parents=tuple(
                     Selected(p.stage, p.select, choose(self._artifacts.get(index, ()), p.select))
                     for p, index in zip(trial.parents, parents, strict=True)
@@ -391,7 +397,7 @@ class Driver:
             log=self._log(key),
             worker=sent.worker,
             queued=sent.at - sent.ready,
-            resources=self._study.stages[trial.stage].resources.model_dump(mode="json"),
+            resources=self._resources[trial.stage],
         )
 
     def _commit(self, wait: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from sensweep.orchestrator.attempt import Assignment, Outcome, execute
+from sensweep.orchestrator.isolation import Snapshot
 from sensweep.tasks.api import Measurement
 
 # Seconds between two beats of a running attempt; attempts that are shorter send none.
@@ -29,6 +30,7 @@ class Worker:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         self._driver = driver
         self._cache: dict[str, object] = {}
+        self._snapshot = Snapshot()
         self._running: tuple[str, int, int] | None = None
         self._latest: tuple[str, float, int | None] | None = None
         self._stop = threading.Event()
@@ -44,7 +46,7 @@ class Worker:
         self._latest = None
         self._running = assignment.key
         try:
-            return execute(assignment, self._cache, self._observe)
+            return execute(assignment, self._cache, self._observe, self._snapshot)
         finally:
             self._running = None
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_a_warm_process_is_recognised_as_changed(user: Path) -> None:
 
 def test_snapshot_names_what_was_patched() -> None:
     snapshot = Snapshot()
+    snapshot.take()
     assert snapshot.difference() is None
     kept, random.gauss = random.gauss, lambda *_: 0.0
     try:
@@ -116,6 +118,24 @@ def test_snapshot_names_what_was_patched() -> None:
         assert snapshot.difference() == "environment changed: SURPRISE"
     finally:
         del os.environ["SURPRISE"]
+
+
+def test_a_snapshot_is_taken_again_only_where_a_module_was_loaded(user: Path) -> None:
+    snapshot = Snapshot()
+
+    def changed() -> str | None:
+        good = assignment(user, "bad_day:good", {"x": 1})
+        return execute(good, {}, snapshot=snapshot).changed
+
+    assert changed() is None
+    os.environ["BETWEEN"] = "1"
+    try:
+        assert changed() == "environment changed: BETWEEN"
+        sys.modules["surprise"] = types.ModuleType("surprise")
+        assert changed() is None
+    finally:
+        del os.environ["BETWEEN"]
+        sys.modules.pop("surprise", None)
 
 
 def test_stops_between_two_measurements_and_keeps_the_rows(user: Path) -> None:
