@@ -1,12 +1,17 @@
-"""Our `train` task against a loop written by hand, on the same trainings, in one process.
+"""Trainings through the whole orchestrator against a loop written by hand, a process per core.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py            # about four minutes
-    OMP_NUM_THREADS=1 python benchmarks/training.py --json
+    python benchmarks/training.py            # about ten minutes on two cores
+    python benchmarks/training.py --json
 
 The loop is what a careful researcher writes: resident tensors, fused AdamW, a cosine schedule,
-no reading of values inside an epoch, evaluation in large batches. Both evaluate the same images
-after each epoch. They take turns, so that a slow minute of the machine slows both; the ratio is
-ours / by hand, above 1 where ours is slower, with its 95% interval over the pairs.
+no reading of values inside an epoch, evaluation in large batches; one process per core, each with
+its share of the seeds. Ours is `sensweep run` of the same trainings on one Ray worker per core:
+checkpoints written, rows committed. Both evaluate the same images after each epoch, and both pay
+for their processes' imports. They take turns, so that a slow minute of the machine slows both.
+
+`trial` is the ratio of the seconds of one training, `sweep` that of the time from the start of the
+first training to the end of the last, each ours / by hand: above 1 where ours is slower, with its
+95% interval over the rounds. Starting Ray is not in it; `startup.py` measures that.
 """
 
 from __future__ import annotations
@@ -14,19 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
-
-import torch
-from scipy.stats import t as student
-from torch.nn import functional as F
-
-from sensweep.tasks.api import Context
-from sensweep.tasks.data import Splits, load
-from sensweep.tasks.models import build
-from sensweep.tasks.train import train
 
 ARCHS: dict[str, Any] = {
     "vit": {
@@ -42,8 +40,16 @@ ARCHS: dict[str, Any] = {
 BATCH, LR, DECAY = 64, 2e-3, 0.05
 
 
-def by_hand(arch: Any, epochs: int, seed: int, data: Splits) -> float:
+def by_hand(arch: Any, epochs: int, seed: int) -> float:
     """Train in a loop of its own (only data and model are shared); return the test accuracy."""
+    import torch
+    from torch.nn import functional as F
+
+    from sensweep.tasks.data import load
+    from sensweep.tasks.models import build
+
+    data = load("digits", {})
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = build(
         arch,
@@ -76,8 +82,11 @@ def by_hand(arch: Any, epochs: int, seed: int, data: Splits) -> float:
     return accuracy(model, *data.test)
 
 
-def accuracy(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+def accuracy(model: Any, x: Any, y: Any) -> float:
     """Evaluate loss and accuracy, as both sides do, in batches of 250."""
+    import torch
+    from torch.nn import functional as F
+
     model.eval()
     loss, correct = torch.zeros(()), torch.zeros(())
     with torch.inference_mode():
@@ -88,61 +97,126 @@ def accuracy(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     return correct.item() / len(y) if math.isfinite(loss.item()) else math.nan
 
 
-def by_task(arch: Any, epochs: int, seed: int, cache: dict[str, object]) -> float:
-    """Train with our task; return the test accuracy."""
-    params = {
-        "dataset": "digits",
-        "arch": arch,
-        "epochs": epochs,
-        "batch_size": BATCH,
-        "lr": LR,
-        "weight_decay": DECAY,
-        "warmup_epochs": 0,
-    }
-    rows = {row.name: row.value for row in train(params, Context(seed=seed, cache=cache))}
-    return rows["test_accuracy"]
+Run = tuple[float, float, float]  # when it started, its seconds, its test accuracy
 
 
-def timed(run: Callable[[], float]) -> tuple[float, float, float]:
-    """Return wall seconds, CPU seconds and the run's own result."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = run()
-    return time.perf_counter() - wall, time.process_time() - cpu, result
+def hand_share(arch: Any, epochs: int, seeds: list[int], answers: Any) -> None:
+    """Train one process's share of the seeds, one after another."""
+    runs: list[Run] = []
+    for seed in seeds:
+        started = time.time()
+        accuracy = by_hand(arch, epochs, seed)
+        runs.append((started, time.time() - started, accuracy))
+    answers.put(runs)
 
 
-def ratio(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
+def hand_sweep(arch: Any, epochs: int, seeds: list[int], cpus: int) -> list[Run]:
+    """Train all seeds in `cpus` fresh processes."""
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    shares = [seeds[i::cpus] for i in range(cpus)]
+    processes = [
+        context.Process(target=hand_share, args=(arch, epochs, share, answers)) for share in shares
+    ]
+    for process in processes:
+        process.start()
+    runs = [run for _ in processes for run in answers.get()]
+    for process in processes:
+        process.join()
+    return runs
+
+
+def our_sweep(arch: Any, epochs: int, seeds: list[int], cpus: int) -> list[Run]:
+    """Run a study of the same trainings in a home of its own."""
+    from sensweep.orchestrator import Study, run
+
+    study = Study.from_dict(
+        {
+            "study": "training",
+            "seeds": seeds,
+            "axes": {"dataset": ["digits"], "arch": {"it": arch}},
+            "stages": {
+                "train": {
+                    "task": "train",
+                    "params": {
+                        "epochs": epochs,
+                        "batch_size": BATCH,
+                        "lr": LR,
+                        "weight_decay": DECAY,
+                        "warmup_epochs": 0,
+                    },
+                }
+            },
+        }
+    )
+    with tempfile.TemporaryDirectory() as home:
+        sweep = run(study, home, cpus=cpus)
+        from sensweep.results.queries import query
+        from sensweep.results.store import Home
+
+        attempts = Home(Path(home)).read("attempts").to_pylist()
+        rows = query(Home(Path(home)), "select value from rows where name = 'test_accuracy'")
+    assert sweep.executed == len(seeds) == len(rows) == len(attempts)
+    accuracies = [float(row["value"]) for row in rows]
+    return [
+        (attempt["started"].timestamp(), attempt["seconds"], value)
+        for attempt, value in zip(attempts, accuracies, strict=True)
+    ]
+
+
+def ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
     """Return the geometric mean of ours / by hand and its 95% t-interval."""
+    from scipy.stats import t as student
+
     logs = [math.log(ours / hand) for ours, hand in pairs]
     middle = statistics.fmean(logs)
     half = student.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / len(logs) ** 0.5
-    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
-
-
-def compare(arch: Any, seconds: float, pairs: int) -> dict[str, Any]:
-    """Time `pairs` trainings of at least `seconds` by each side, in turns."""
-    cache: dict[str, object] = {}
-    data = load("digits", cache)
-    by_hand(arch, 2, 0, data), by_task(arch, 2, 0, cache)  # imports and first calls
-    # The faster of two, in CPU time: a busy machine must not make the trainings shorter.
-    probe = min(timed(lambda: by_hand(arch, 5, 0, data))[1] for _ in range(2))
-    epochs = max(2, math.ceil(5 * seconds / probe))
-    sides = {
-        "ours": lambda seed: by_task(arch, epochs, seed, cache),
-        "by_hand": lambda seed: by_hand(arch, epochs, seed, data),
+    return {
+        "ratio": math.exp(middle),
+        "low": math.exp(middle - half),
+        "high": math.exp(middle + half),
     }
-    seen: dict[str, list[tuple[float, float, float]]] = {"ours": [], "by_hand": []}
-    for pair in range(pairs):
-        for side in list(sides) if pair % 2 else list(reversed(sides)):
-            seen[side].append(timed(lambda side=side, pair=pair: sides[side](pair)))
-    out: dict[str, Any] = {"epochs": epochs, "pairs": pairs}
-    for index, clock in enumerate(("wall", "cpu")):
-        both = [(a[index], b[index]) for a, b in zip(seen["ours"], seen["by_hand"], strict=True)]
-        value, low, high = ratio(both)
-        out |= {f"{clock}_ratio": value, f"{clock}_low": low, f"{clock}_high": high}
-    for side, runs in seen.items():
-        out[f"{side}_seconds"] = statistics.median(wall for wall, _, _ in runs)
-        out[f"{side}_accuracy"] = statistics.fmean(result for _, _, result in runs)
+
+
+def span(runs: list[Run]) -> float:
+    """Seconds from the start of the first training to the end of the last."""
+    return max(start + seconds for start, seconds, _ in runs) - min(start for start, *_ in runs)
+
+
+def epochs_for(arch: Any, seconds: float) -> int:
+    """Return how many epochs take at least `seconds`, in CPU time on a core of its own."""
+    by_hand(arch, 2, 0)  # imports and first calls
+    costs = []
+    for _ in range(2):
+        began = time.process_time()
+        by_hand(arch, 5, 0)
+        costs.append(time.process_time() - began)
+    return max(2, math.ceil(5 * seconds / min(costs)))
+
+
+def compare(arch: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Run both sides in turns, `options.rounds` times."""
+    epochs = epochs_for(arch, options.seconds)
+    sides = {"ours": our_sweep, "by_hand": hand_sweep}
+    seen: dict[str, list[list[Run]]] = {"ours": [], "by_hand": []}
+    for number in range(options.rounds):
+        seeds = [number * options.trials + i for i in range(options.trials)]
+        for side in list(sides) if number % 2 else list(reversed(sides)):
+            seen[side].append(sides[side](arch, epochs, seeds, options.cpus))
+    rounds = list(zip(seen["ours"], seen["by_hand"], strict=True))
+    out: dict[str, Any] = {"epochs": epochs, "rounds": options.rounds, "trials": options.trials}
+    out["trial"] = ratio([(median(ours), median(hand)) for ours, hand in rounds])
+    out["sweep"] = ratio([(span(ours), span(hand)) for ours, hand in rounds])
+    for side, sweeps in seen.items():
+        runs = [run for sweep in sweeps for run in sweep]
+        out[f"{side}_seconds"] = median(runs)
+        out[f"{side}_accuracy"] = statistics.fmean(accuracy for *_, accuracy in runs)
     return out
+
+
+def median(runs: list[Run]) -> float:
+    """Return the median of the trainings' seconds."""
+    return statistics.median(seconds for _, seconds, _ in runs)
 
 
 def main() -> None:
@@ -150,20 +224,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a training, about")
-    parser.add_argument("--pairs", type=int, default=5, help="trainings by each side, at least 2")
+    parser.add_argument("--trials", type=int, default=6, help="trainings of a sweep")
+    parser.add_argument("--rounds", type=int, default=4, help="sweeps by each side, at least 2")
+    parser.add_argument("--cpus", type=int, default=2, help="processes of each side")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    result = {name: compare(arch, options.seconds, options.pairs) for name, arch in ARCHS.items()}
+
+    from sensweep.clusters.local import LocalCluster
+    from sensweep.orchestrator.ray_driver import connected
+
+    with connected(LocalCluster(options.cpus)):
+        result = {name: compare(arch, options) for name, arch in ARCHS.items()}
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps({"benchmark": "training", "cpus": options.cpus, "archs": result}))
         return
-    print("arch  epochs  ours s  by hand s  ratio of wall time  ratio of CPU time   accuracy")
+    print("arch  epochs  ours s  by hand s  ratio of a trial   ratio of a sweep   accuracy")
     for name, row in result.items():
+        ratios = "   ".join(
+            f"{row[what]['ratio']:.2f} [{row[what]['low']:.2f}, {row[what]['high']:.2f}]"
+            for what in ("trial", "sweep")
+        )
         print(
             f"{name:4} {row['epochs']:7} {row['ours_seconds']:7.1f} {row['by_hand_seconds']:10.1f}"
-            f"   {row['wall_ratio']:.2f} [{row['wall_low']:.2f}, {row['wall_high']:.2f}]"
-            f"   {row['cpu_ratio']:.2f} [{row['cpu_low']:.2f}, {row['cpu_high']:.2f}]"
-            f"   {row['ours_accuracy']:.3f} / {row['by_hand_accuracy']:.3f}"
+            f"   {ratios}   {row['ours_accuracy']:.3f} / {row['by_hand_accuracy']:.3f}"
         )
 
 
