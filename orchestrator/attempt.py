@@ -38,6 +38,7 @@ class Assignment:
         key: (trial_id, attempt, driver epoch), the fence that every answer carries.
         parents: per needed stage, the checkpoints that its selection found (see `Selected`).
         keep: the selections by which later stages will ask for this trial's checkpoints.
+        watch: names of measurements that are sent on while the attempt runs.
     """
 
     key: tuple[str, int, int]
@@ -52,6 +53,7 @@ class Assignment:
     keep: tuple[str, ...] = ()
     threads: int = 1
     gpus: float = 0.0
+    watch: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +321,7 @@ def _run(
             raise TypeError(f"a task must be a generator (`yield`), not return {produced!r:.60}")
         try:
             for row in produced:
-                shelf.rows.append(_row(row, step))
+                shelf.rows.append(as_row(row, step))
                 if observe(row):
                     raise Stopped
         finally:
@@ -339,7 +341,7 @@ def _selections(assignment: Assignment, shelf: Shelf) -> Iterator[dict[str, Chec
     for parent in assignment.parents:
         if not parent.checkpoints:
             shelf.rows.append(
-                _row(measure("unreached", 1, stage=parent.stage, select=parent.select), None)
+                as_row(measure("unreached", 1, stage=parent.stage, select=parent.select), None)
             )
             return
     for i in range(count):
@@ -355,7 +357,8 @@ def _selections(assignment: Assignment, shelf: Shelf) -> Iterator[dict[str, Chec
         }
 
 
-def _row(row: Measurement, step: int | None) -> tuple[str, float, int | None, str, str]:
+def as_row(row: Measurement, step: int | None) -> tuple[str, float, int | None, str, str]:
+    """Return a measurement as columns of its table; `step` is for one that has none of its own."""
     if not isinstance(row, Measurement):
         raise TypeError(
             f"a task must yield measurements, not {type(row).__name__}: "

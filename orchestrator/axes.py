@@ -34,6 +34,12 @@ class Range:
             value = self.low + u * (self.high - self.low)
         else:
             value = math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
+        return self.rounded(value)
+
+    def rounded(self, value: Label) -> Label:
+        """Return the label that stands for a value: a float is rounded to `DIGITS` digits."""
+        if self.kind in ("choice", "integers"):
+            return value
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
     def holds(self, label: Label) -> bool:

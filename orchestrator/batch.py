@@ -17,9 +17,19 @@ class Batch:
         self.since = time.monotonic()
         self._attempts: list[tuple[object, ...]] = []
         self._measurements: list[tuple[object, ...]] = []
+        self._asks: list[dict[str, object]] = []
+        self._trials: dict[str, list[object]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._attempts)
+        return bool(self._attempts or self._asks or self._trials)
+
+    def add_search(
+        self, asks: Sequence[dict[str, object]], trials: dict[str, list[object]]
+    ) -> None:
+        """Take lines of `asks`, and columns of the trials that were planned for them."""
+        self._asks += asks
+        for name, column in trials.items():
+            self._trials.setdefault(name, []).extend(column)
 
     def add(
         self,
@@ -58,10 +68,16 @@ class Batch:
 
     def tables(self) -> dict[str, dict[str, list[object]]]:
         """Return the batch as columns for `SweepWriter.commit`."""
-        return {
+        tables = {
             "attempts": _columns(_ATTEMPT, self._attempts),
             "measurements": _columns(_MEASUREMENT, self._measurements),
         }
+        if self._trials:
+            tables["trials"] = self._trials
+        if self._asks:
+            asks = [tuple(row.values()) for row in self._asks]
+            tables["asks"] = _columns(tuple(self._asks[0]), asks)
+        return tables
 
 
 _ATTEMPT = (

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from sensweep.orchestrator.axes import Axis, Label, parse_axis
 from sensweep.orchestrator.errors import FieldError, shown, suggest
+from sensweep.orchestrator.search_spec import CONFIRMED, search_labels
 from sensweep.orchestrator.space import resolution_order
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ def check_labels(study: Study, variants: Mapping[str, Sequence[object]]) -> None
                 if known is not None and label not in known:
                     hint = suggest(label, map(str, known))
                     raise FieldError(f"{shown(label)} is no label of that axis{hint}", *path)
+    if study.search is not None:
+        labels[CONFIRMED] = search_labels(study.search)
     problems = _figure_problems(study, labels)
     if study.claims:
         from sensweep.results.claim_check import check

@@ -14,28 +14,37 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from sensweep.orchestrator import events as ev
 from sensweep.orchestrator.attempt import Assignment, Outcome, Selected
-from sensweep.orchestrator.batch import Batch
-from sensweep.orchestrator.executor_events import Died, ExecutorEvent, Node, Ready, Returned
+from sensweep.orchestrator.committer import Committer
+from sensweep.orchestrator.executor_events import (
+    Died,
+    ExecutorEvent,
+    Grown,
+    Node,
+    Observed,
+    Ready,
+    Returned,
+)
+from sensweep.orchestrator.growth import Growth
 from sensweep.orchestrator.live import Live, Running
 from sensweep.orchestrator.moves import State
 from sensweep.orchestrator.needs import choose
 from sensweep.orchestrator.nodes import Shape
-from sensweep.orchestrator.plan import Plan
+from sensweep.orchestrator.plan import Plan, Status, status_of
+from sensweep.orchestrator.recorded import Recorded
 from sensweep.orchestrator.scheduler import Group, Policy, Scheduler
+from sensweep.orchestrator.search_values import Row
+from sensweep.orchestrator.searching import Searching
 from sensweep.orchestrator.study import Stage
-from sensweep.orchestrator.trial import Trial, canonical_json
+from sensweep.orchestrator.trial import Trial, canonical_json, trial_columns
 from sensweep.results.errors import Fenced
 from sensweep.results.store import Home
 
-COMMIT_EVERY = 1.0  # seconds of finished trials that one commit groups, at most
-COMPACT_EVERY = 200  # commits after which the small parts are merged
 LOOK_EVERY = 0.5  # seconds between looks at stop requests, nodes and the clock
 OBJECTIVES = ("validation_accuracy", "value")  # what "best so far" shows, the first that occurs
 
@@ -46,15 +55,17 @@ class Orders:
 
     Attributes:
         study: the resolved study and its provenance, recorded with the driver's epoch.
-        artifacts: what the home has of the plan's trials that are done, by trial_id.
+        recorded: what the home has of the trials that are done or failed.
         attempts: attempts that this sweep has recorded of trials that are not done, by trial_id.
+        retry_failed: whether trials that failed before are run again.
     """
 
     home: str
     sweep: str
     plan: Plan
     study: Mapping[str, object]
-    artifacts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    recorded: Recorded = field(default_factory=Recorded)
+    retry_failed: bool = False
     attempts: Mapping[str, int] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
 
@@ -74,6 +85,9 @@ class Executor(Protocol):
     def end(self, worker: int) -> None:
         """End a worker's process at once."""
 
+    def put(self, event: ExecutorEvent) -> None:
+        """Take an event of another thread; `poll` returns it with the others."""
+
     def poll(self, timeout: float) -> list[ExecutorEvent]:
         """Wait up to `timeout` seconds for events; return all there are."""
 
@@ -84,12 +98,19 @@ class Executor(Protocol):
 class Driver:
     """Runs one sweep to its end. `run` blocks; `beat` may be called from other threads."""
 
+    _committer: Committer
+    _searching: Searching | None = None
+
     def __init__(self, orders: Orders, executor: Executor) -> None:
         self.orders = orders
         self.live = Live()
         self._executor = executor
         self._home = Home(orders.home)
-        self._trials: tuple[Trial, ...] = orders.plan.trials
+        home = Path(orders.home)
+        self._recorded = replace(orders.recorded, exists=lambda path: (home / path).is_file())
+        self._trials: list[Trial] = []
+        self._parents: list[tuple[int, ...]] = []
+        self._status: list[Status] = []
         self._study = orders.plan.study
         self._shapes = {name: _shape(stage) for name, stage in self._study.stages.items()}
         self._resources = {
@@ -99,32 +120,36 @@ class Driver:
         self._roots = tuple(str(folder) for folder in self._study.folders)
         self._folder = str(Path(orders.home).absolute())
         self._scheduler = Scheduler(orders.policy)
-        self._index = {trial.trial_id: i for i, trial in enumerate(self._trials)}
-        self._artifacts: dict[int, Sequence[Mapping[str, Any]]] = {
-            self._index[trial_id]: saved for trial_id, saved in orders.artifacts.items()
-        }
+        self._index: dict[str, int] = {}
+        self._groups: dict[str, int] = {}
+        self._artifacts: dict[int, Sequence[Mapping[str, Any]]] = {}
         self._outcomes: dict[tuple[int, int], Outcome] = {}
         self._dispatched: dict[tuple[int, int], _Dispatched] = {}
         self._done_at: dict[int, float] = {}
         self._cancelled: set[tuple[str, int, int]] = set()
         self._nodes: set[str] = set()
-        self._batch = Batch()
-        self._committing: Future[int] | None = None
-        self._committer = ThreadPoolExecutor(1, "sensweep-commit")
         self._stopping: str | None = None
         self._fenced: Exception | None = None
 
     # ---- called from other threads
 
-    def beat(self, key: tuple[str, int, int], latest: tuple[str, float, int | None] | None) -> bool:
+    def beat(
+        self,
+        key: tuple[str, int, int],
+        latest: tuple[str, float, int | None] | None,
+        observed: tuple[Row, ...] = (),
+    ) -> bool:
         """Take a running attempt's sign of life; answer whether it should stop.
 
         An attempt that this driver does not know (an older driver's, or one given up) should.
+        `observed` are its rows since the last beat of the names that it was told to watch.
         """
         running = self.live.running.get(key)
         if running is None:
             return True
         running.latest = latest
+        if observed:
+            self._executor.put(Observed(key, observed))
         return key in self._cancelled
 
     def _keep_lease(self) -> None:
@@ -153,20 +178,21 @@ class Driver:
         """
         with self._home.open_sweep(self.orders.sweep, study=self.orders.study) as writer:
             self._writer = writer
+            self._committer = Committer(writer, self._say)
             self._ended_lease = threading.Event()
             threading.Thread(target=self._keep_lease, daemon=True).start()
             try:
-                planned = self.orders.plan.columns(range(len(self._trials)))
-                writer.commit({"trials": planned})
-                self._obey(self._add_trials())
+                self._begin()
                 self._loop()
-                self._commit(wait=True)
+                self._committer.commit(wait=True)
                 self._publish()
                 writer.compact()
                 writer.collect()
             finally:
                 self._executor.close()
-                self._committer.shutdown(wait=True)
+                if self._searching is not None:
+                    self._searching.close()
+                self._committer.close()
                 self._ended_lease.set()
         return {
             "stages": self._counts(),
@@ -181,22 +207,38 @@ class Driver:
             if now - looked >= LOOK_EVERY:
                 looked = now
                 self._look(now)
-            if self._scheduler.finished:
+            if self._is_over():
                 return
             for event in self._executor.poll(self._patience(now)):
                 self._obey(self._take(event))
                 if self._stopping is None and self._trials_spent():
                     self._stop(f"the budget of {self._study.budget.trials} trials is spent")
-            if self._batch and time.monotonic() - self._batch.since >= COMMIT_EVERY:
-                self._commit(wait=False)
+            if self._committer.due_in(time.monotonic()) == 0.0:
+                self._committer.commit(wait=False)
+            self._ask_if_idle()
+
+    def _is_over(self) -> bool:
+        if not self._scheduler.finished:
+            return False
+        searching = self._searching
+        return self._stopping is not None or searching is None or searching.over
+
+    def _ask_if_idle(self) -> None:
+        """Have a search ask before a worker is idle: one ready trial ahead of those that start."""
+        if self._searching is None or self._stopping is not None:
+            return
+        if self._scheduler.backlog < 1:
+            self._searching.ask()
+
+    def _say(self, message: str) -> None:
+        self.live.message = message
 
     def _patience(self, now: float) -> float:
         """Seconds to wait for an event before something else is due."""
         deadline = self._scheduler.next_deadline()
         wait = LOOK_EVERY if deadline is None else min(LOOK_EVERY, max(0.0, deadline - now))
-        if self._batch:
-            wait = min(wait, max(0.0, self._batch.since + COMMIT_EVERY - now))
-        return wait
+        due = self._committer.due_in(now)
+        return wait if due is None else min(wait, due)
 
     def _look(self, now: float) -> None:
         """Look at everything that does not announce itself."""
@@ -253,30 +295,80 @@ class Driver:
 
     # ---- commands
 
-    def _add_trials(self) -> list[ev.Command]:
-        """Hand the plan to the scheduler: a group per stage, deeper stages first."""
+    def _begin(self) -> None:
+        """Record the whole plan under this driver's epoch, and hand it to the scheduler.
+
+        A plan has a group per stage, deeper stages first.
+        """
         plan = self.orders.plan
-        group = {
-            name: self._scheduler.add_group(
-                Group(
-                    name,
-                    self._shapes[name],
-                    self._study.stages[name].timeout,
-                    retries=self._study.stages[name].retries,
-                )
-            )
-            for name in plan.stages
-        }
-        groups = [group[trial.stage] for trial in self._trials]
-        states = {"done": State.DONE, "failed": State.FAILED}
+        for name in plan.stages:
+            stage = self._study.stages[name]
+            group = Group(name, self._shapes[name], stage.timeout, retries=stage.retries)
+            self._groups[name] = self._scheduler.add_group(group)
+        self._writer.commit({"trials": trial_columns(plan.trials, plan.code)})
+        self._obey(self._add(plan.trials, plan.parents, plan.status))
+        if self._study.search is not None:
+            from sensweep.orchestrator.search_resume import continued  # and Optuna with it
+
+            searches = continued(self._study, self._home)
+            self._searching = Searching(searches, self._executor.put)
+            settled, growth = searches.begin()
+            self._grow(settled, settled=True)
+            self._take_growth(growth)
+
+    def _add(
+        self,
+        trials: Sequence[Trial],
+        parents: Sequence[tuple[int, ...]],
+        status: Sequence[Status],
+    ) -> list[ev.Command]:
+        """Append trials that are not there yet, with indices of parents, to the plan."""
+        for i, trial in enumerate(trials, start=len(self._trials)):
+            self._index[trial.trial_id] = i
+            if trial.trial_id in self._recorded.done:
+                self._artifacts[i] = self._recorded.artifacts(trial.trial_id)
+        self._trials += trials
+        self._parents += parents
+        self._status += status
+        groups = [self._groups[trial.stage] for trial in trials]
+        states = {"done": State.DONE, "failed": State.FAILED, "settled": State.STOPPED}
         return self._scheduler.add(
             time.monotonic(),
             group=groups,
-            parents=list(plan.parents),
+            parents=list(parents),
             priority=groups,
-            state=[states.get(status, State.WAITING) for status in plan.status],
-            attempts=[self.orders.attempts.get(trial.trial_id, 0) for trial in self._trials],
+            state=[states.get(each, State.WAITING) for each in status],
+            attempts=[self.orders.attempts.get(trial.trial_id, 0) for trial in trials],
         )
+
+    def _grow(self, trials: Sequence[Trial], settled: bool = False) -> None:
+        """Plan trials of a search: those that are not there yet are added, all are recorded.
+
+        Those of points that are `settled` are not run, whatever became of them.
+        """
+        if not trials or self._searching is None:
+            return
+        columns = self._searching.searches.columns(trials)
+        self._committer.batch.add_search([], columns)
+        new = list({t.trial_id: t for t in trials if t.trial_id not in self._index}.values())
+        at = {t.trial_id: i for i, t in enumerate(new, start=len(self._trials))}
+        known = {**self._index, **at}
+        parents = [tuple(known[parent.trial_id] for parent in trial.parents) for trial in new]
+        status = status_of(new, self._recorded, self.orders.retry_failed)
+        if settled:
+            status = ["settled" if each != "done" else each for each in status]
+        self._obey(self._add(new, parents, status))
+        for trial, each in zip(new, status, strict=True):
+            if each in ("failed", "skipped"):
+                self._searching.ended(trial.trial_id, each)
+
+    def _take_growth(self, growth: Growth) -> None:
+        """Do what a search wants done."""
+        self._committer.batch.add_search(growth.asks, {})
+        self._grow(growth.add)
+        for trial_id in growth.stop:
+            stop = ev.StopTrial(time.monotonic(), self._index[trial_id], growth.reason)
+            self._obey(self._scheduler.handle(stop))
 
     def _obey(self, commands: list[ev.Command]) -> None:
         pending = deque(commands)
@@ -295,7 +387,13 @@ class Driver:
                 case ev.Cancel():
                     self._cancelled.add(self._key(command.trial, command.attempt))
                 case ev.Skipped():
-                    pass  # the scheduler's counts show them; a skipped trial has no attempt
+                    self._skipped(command)
+
+    def _skipped(self, command: ev.Skipped) -> None:
+        """The scheduler's counts show them; a skipped trial has no attempt."""
+        if self._searching is not None:
+            for trial in command.trials:
+                self._searching.ended(self._trials[trial].trial_id, "skipped")
 
     def _key(self, trial: int, attempt: int) -> tuple[str, int, int]:
         return self._trials[trial].trial_id, attempt, self._writer.epoch
@@ -304,7 +402,7 @@ class Driver:
         trial, now = self._trials[command.trial], time.monotonic()
         key = self._key(command.trial, command.attempt)
         shape = self._shapes[trial.stage]
-        parents = self.orders.plan.parents[command.trial]
+        parents = self._parents[command.trial]
         ready = max((self._done_at.get(i, 0.0) for i in parents), default=0.0)
         self._dispatched[command.trial, command.attempt] = _Dispatched(
             now, max(ready, self.live.started), command.worker
@@ -328,8 +426,16 @@ class Driver:
                 keep=self._study.keeps(trial.stage),
                 threads=max(1, int(shape.cpus)),
                 gpus=shape.gpus,
+                watch=self._watched(trial.stage),
             ),
         )
+
+    def _watched(self, stage: str) -> tuple[str, ...]:
+        """The measurements by which a search may stop an attempt of this stage early."""
+        search = self._study.search
+        if search is None or search.stop is None or search.stop.rungs != "steps":
+            return ()
+        return tuple(o.name for o in search.objectives if o.stage == stage)
 
     def _log(self, key: tuple[str, int, int]) -> str:
         trial_id, attempt, epoch = key
@@ -344,6 +450,14 @@ class Driver:
                 return self._scheduler.handle(ev.WorkerReady(now, event.worker))
             case Died():
                 return self._scheduler.handle(ev.WorkerDied(now, event.worker, event.reason))
+            case Grown():
+                assert self._searching is not None
+                self._take_growth(self._searching.taken(event))
+                return []
+            case Observed():
+                if self._searching is not None and event.key in self.live.running:
+                    self._searching.measured(event.key[0], event.rows)
+                return []
             case Returned():
                 trial_id, attempt, epoch = event.outcome.key
                 trial = self._index[trial_id]
@@ -379,7 +493,7 @@ class Driver:
             status = "failed"
         if status == "stopped" and self._stopping:
             status = "lost"  # a later run repeats it
-        if status == "done" and self.orders.plan.status[command.trial] == "rebuild":
+        if status == "done" and self._status[command.trial] == "rebuild":
             status = "rebuilt"  # its rows are there already
         if command.reason:
             outcome.error = outcome.error or command.reason
@@ -391,7 +505,7 @@ class Driver:
                 if name in OBJECTIVES:
                     self.live.offer(name, value, f"{trial.stage} {label(trial)}")
                     break
-        self._batch.add(
+        self._committer.batch.add(
             outcome,
             status=status,
             log=self._log(key),
@@ -399,34 +513,11 @@ class Driver:
             queued=sent.at - sent.ready,
             resources=self._resources[trial.stage],
         )
-
-    def _commit(self, wait: bool) -> None:
-        """Hand the batch to the committer, one commit at a time; `wait` for all to be there."""
-        while True:
-            if self._committing is not None and (wait or self._committing.done()):
-                self._committing.result()
-                self._committing = None
-            if self._committing is None and self._batch:
-                tables, self._batch = self._batch.tables(), Batch()
-                self._committing = self._committer.submit(self._commit_at_last, tables)
-            if not wait or self._committing is None:
-                return
-
-    def _commit_at_last(self, tables: dict[str, dict[str, list[object]]]) -> int:
-        """Commit, however often it takes: a full disk loses nothing that finished."""
-        while True:
-            try:
-                generation = self._writer.commit(tables)
-            except OSError as error:
-                self.live.message = f"cannot commit, will try again: {error}"
-                time.sleep(COMMIT_EVERY)
-                continue
-            if self.live.message.startswith("cannot commit"):
-                self.live.message = ""
-            if generation % COMPACT_EVERY == 0:
-                self._writer.compact()
-                self._writer.collect()
-            return generation
+        if self._searching is not None and command.final:
+            if status in ("done", "rebuilt"):
+                self._searching.ended(trial.trial_id, "done", outcome.rows)
+            elif status == "failed":
+                self._searching.ended(trial.trial_id, "failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,10 @@ class RayExecutor:
         if actor is not None:
             ray.kill(actor)
 
+    def put(self, event: ExecutorEvent) -> None:
+        """Take an event of another thread; `poll` returns it with the others."""
+        self._events.put(event)
+
     def poll(self, timeout: float) -> list[ExecutorEvent]:
         """Wait up to `timeout` seconds for something to happen and return all that has."""
         events: list[ExecutorEvent] = []

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sensweep.orchestrator.attempt import Outcome
+
+if TYPE_CHECKING:
+    from sensweep.orchestrator.growth import Growth
+    from sensweep.orchestrator.search_values import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +45,20 @@ class Returned:
     outcome: Outcome
 
 
-ExecutorEvent = Ready | Died | Returned
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Measurements of a running attempt, sent with its beats: rows of the names that it watches."""
+
+    key: tuple[str, int, int]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What a search answered, or the error that it raised."""
+
+    growth: Growth
+    error: Exception | None = None
+
+
+ExecutorEvent = Ready | Died | Returned | Observed | Grown

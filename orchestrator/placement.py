@@ -193,6 +193,11 @@ class Placement:
             del self.wanting[shape]
         self._touched.clear()
 
+    @property
+    def backlog(self) -> int:
+        """Ready trials of all shapes beyond the workers that are idle or starting."""
+        return sum(max(0, self._demand(shape)) for shape in range(len(self.ready)))
+
     def _demand(self, shape: int) -> int:
         """How many more workers a shape could use."""
         return self.ready[shape] - len(self._idle[shape]) - self._starting[shape]

@@ -13,6 +13,7 @@ import ray
 from sensweep.clusters.local import LocalCluster
 from sensweep.orchestrator.driver import Driver, Orders
 from sensweep.orchestrator.executor import RayExecutor
+from sensweep.orchestrator.search_values import Row
 
 THREADS = 8  # one runs the sweep, the others take beats
 
@@ -28,9 +29,14 @@ class DriverActor:
         """Run the sweep to its end; see `Driver.run`."""
         return self._driver.run()
 
-    def beat(self, key: tuple[str, int, int], latest: tuple[str, float, int | None] | None) -> bool:
+    def beat(
+        self,
+        key: tuple[str, int, int],
+        latest: tuple[str, float, int | None] | None,
+        observed: tuple[Row, ...],
+    ) -> bool:
         """Take a worker's sign of life; see `Driver.beat`."""
-        return self._driver.beat(key, latest)
+        return self._driver.beat(key, latest, observed)
 
 
 @contextmanager

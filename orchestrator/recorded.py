@@ -83,12 +83,14 @@ class Recorded:
                 failed.discard(trial_id)
         return cls(done, frozenset(failed - done.keys()), tuple(trials), seconds, exists)
 
+    def artifacts(self, trial_id: str) -> list[dict[str, Any]]:
+        """Return what a trial that is done has left."""
+        found = self.done[trial_id]
+        return json.loads(found) if isinstance(found, str) else found
+
     def has_checkpoint(self, trial_id: str, select: str) -> bool:
         """Whether what a selection chooses of a trial that is done can still be read."""
-        artifacts = self.done[trial_id]
-        if isinstance(artifacts, str):
-            artifacts = json.loads(artifacts)
-        saved = [a for a in artifacts if a["kind"] == "checkpoint"]
+        saved = [a for a in self.artifacts(trial_id) if a["kind"] == "checkpoint"]
         if not saved:
             return False
         last = max(saved, key=lambda a: a["step"])

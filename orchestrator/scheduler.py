@@ -361,6 +361,11 @@ class Scheduler:
         counts = self._trials.counts
         return self._stopping or not any(row[State.WAITING] or row[State.READY] for row in counts)
 
+    @property
+    def backlog(self) -> int:
+        """Ready trials beyond those that workers which are starting will take."""
+        return self._placement.backlog
+
     def counts(self) -> NDArray[np.int64]:
         """Trials by group (rows, as registered) and state (columns, as in `State`)."""
         return np.array(self._trials.counts, np.int64).reshape(-1, len(State))

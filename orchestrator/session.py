@@ -10,11 +10,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from sensweep.clusters.local import LocalCluster, usable_cpus
 from sensweep.orchestrator.errors import InputError
-from sensweep.orchestrator.plan import Plan, make_plan
+from sensweep.orchestrator.plan import Plan, make_plan, status_of
 from sensweep.orchestrator.provenance import provenance
 from sensweep.orchestrator.recorded import Recorded
 from sensweep.orchestrator.study import Study, load_study
+from sensweep.orchestrator.trial import Trial, trial_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,8 +131,9 @@ def run(
     }
     orders = prepared.orders(record)
     refuse_busy(orders.home, study.sweep)
-    if not plan.to_run:
-        _record_plan(orders)
+    grown = prepared.search_trials()
+    if not plan.to_run and grown is not None:
+        _record_plan(orders, grown)
         counts = {stage: _states(counted) for stage, counted in plan.counts().items()}
         return Sweep(Path(home), study.sweep, 0, counts)
     result = _drive(orders, cluster, progress)
@@ -147,17 +148,38 @@ class Prepared:
     plan: Plan
     recorded: Recorded
     attempts: dict[str, int]
+    retry_failed: bool = False
 
     def orders(self, record: dict[str, object]) -> Orders:
         """Put together what a driver needs."""
         from sensweep.orchestrator.driver import Orders
 
-        done: dict[str, list[dict[str, object]]] = {}
-        for trial in self.plan.trials:
-            saved = self.recorded.done.get(trial.trial_id)
-            if saved is not None:
-                done[trial.trial_id] = json.loads(saved) if isinstance(saved, str) else saved
-        return Orders(str(self.home), self.plan.study.sweep, self.plan, record, done, self.attempts)
+        done, failed = self.recorded.done, self.recorded.failed
+        if self.plan.study.search is None:  # else a search may come upon any of them
+            planned = {trial.trial_id for trial in self.plan.trials}
+            done = {trial_id: saved for trial_id, saved in done.items() if trial_id in planned}
+        return Orders(
+            str(self.home),
+            self.plan.study.sweep,
+            self.plan,
+            record,
+            Recorded(done, failed),
+            self.retry_failed,
+            self.attempts,
+        )
+
+    def search_trials(self) -> tuple[Trial, ...] | None:
+        """Return the trials of the searches if these are over; None if there is more to do."""
+        study = self.plan.study
+        if study.search is None:
+            return ()
+        from sensweep.orchestrator.search_resume import continued  # and Optuna with it
+
+        searches = continued(study, _home(self.home))
+        settled, growth = searches.begin()
+        status = status_of(growth.add, self.recorded, self.retry_failed)
+        over = searches.finished and "new" not in status and "rebuild" not in status
+        return (*settled, *growth.add) if over else None
 
 
 def prepare(study: Study, home: str | Path, retry_failed: bool = False) -> Prepared:
@@ -175,7 +197,8 @@ def prepare(study: Study, home: str | Path, retry_failed: bool = False) -> Prepa
     for row in ours:
         if row["sweep"] == study.sweep:
             made[row["trial_id"]] = max(made[row["trial_id"]], row["attempt"])
-    return Prepared(Path(home), make_plan(study, recorded, retry_failed), recorded, dict(made))
+    plan = make_plan(study, recorded, retry_failed)
+    return Prepared(Path(home), plan, recorded, dict(made), retry_failed)
 
 
 def check_room(study: Study, cluster: LocalCluster) -> None:
@@ -221,18 +244,22 @@ def _states(counted: Counter[Any]) -> dict[str, int]:
     return {"done" if status == "rebuild" else status: n for status, n in counted.items()}
 
 
-def _record_plan(orders: Orders) -> None:
-    """Record that the sweep's plan or study changed though there is nothing to run."""
+def _record_plan(orders: Orders, grown: Sequence[Trial]) -> None:
+    """Record that the sweep's plan or study changed though there is nothing to run.
+
+    `grown` are the trials of its searches.
+    """
     home = _home(orders.home)
+    trials = [*orders.plan.trials, *grown]
     if orders.sweep in home.sweeps():
         epoch = home.manifest(orders.sweep).epoch
         rows = home.read("trials", [orders.sweep], ["trial_id", "epoch"]).to_pylist()
         planned = {row["trial_id"] for row in rows if row["epoch"] == epoch}
-        same_trials = planned == {trial.trial_id for trial in orders.plan.trials}
+        same_trials = planned == {trial.trial_id for trial in trials}
         if home.study(orders.sweep)["study"] == orders.study["study"] and same_trials:
             return
     with home.open_sweep(orders.sweep, study=orders.study) as writer:
-        writer.commit({"trials": orders.plan.columns(range(len(orders.plan.trials)))})
+        writer.commit({"trials": trial_columns(trials, orders.plan.code)})
 
 
 def _drive(

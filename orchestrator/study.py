@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import importlib.resources
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Annotated, Any, Self
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     InstanceOf,
     PlainSerializer,
@@ -34,8 +32,7 @@ from pydantic import (
     model_validator,
 )
 
-from sensweep.orchestrator import space
-from sensweep.orchestrator.axes import Axis, Label, parse_axis
+from sensweep.orchestrator.axes import Axis, parse_axis
 from sensweep.orchestrator.consistency import (
     check_axes,
     check_labels,
@@ -46,7 +43,14 @@ from sensweep.orchestrator.consistency import (
 from sensweep.orchestrator.errors import FieldError, InputError, located, shown, suggest
 from sensweep.orchestrator.needs import Need, Select
 from sensweep.orchestrator.profiles import axis_variants, merged, profile_names
-from sensweep.orchestrator.units import Duration, Size
+from sensweep.orchestrator.search_spec import (
+    CONFIRMED,
+    SearchSpec,
+    check_search,
+    closure,
+    searched_stages,
+)
+from sensweep.orchestrator.stage import Budget, Checkpoints, Part, Stage
 from sensweep.orchestrator.validation import NAME, explain
 from sensweep.orchestrator.yaml_file import check_plain, read_yaml
 
@@ -56,111 +60,12 @@ __all__ = ["Need", "Select", "Stage", "Study", "load_study", "shipped_studies"]
 RESERVED = (
     *("sweep", "trial_id", "stage", "task", "point", "params", "seed", "parents", "code", "data"),
     *("cell", "seq", "name", "value", "step", "unit", "coordinates", "status", "attempt"),
-    *("attempts", "seconds", "n", "mean", "low", "high", "sd"),
+    *("attempts", "seconds", "n", "mean", "low", "high", "sd", CONFIRMED),
 )
 MAX_SEEDS = 10_000
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Resources(_Part):
-    """What one attempt of a stage occupies.
-
-    Attributes:
-        cpus: CPU cores, which are its threads; a fraction shares a core.
-        gpus: GPUs; a fraction shares one.
-        memory: bytes of host memory, or None to leave it unaccounted.
-    """
-
-    cpus: float = Field(default=1.0, gt=0, le=10_000)
-    gpus: float = Field(default=0.0, ge=0, le=10_000)
-    memory: Size | None = None
-
-    @field_validator("cpus", "gpus")
-    @classmethod
-    def _whole_above_one(cls, value: float) -> float:
-        if not math.isfinite(value) or (value > 1 and value != int(value)):
-            raise ValueError(f"{value:g} is not valid: above one it must be a whole number")
-        return value
-
-
-class RandomSpace(_Part):
-    """A space of `random` distinct points, drawn with `seed` (which is not a trial's seed)."""
-
-    random: int = Field(ge=1, le=space.MAX_POINTS)
-    seed: int = Field(default=0, ge=0)
-
-
-def _parse_needs(value: object) -> tuple[Need, ...]:
-    if not isinstance(value, list | tuple):
-        return (Need.parse(value),)
-    needs = []
-    for i, item in enumerate(value):
-        try:
-            needs.append(Need.parse(item))
-        except ValueError as error:
-            raise FieldError(str(error), i) from None
-    return tuple(needs)
-
-
-class Stage(_Part):
-    """One task over a space of points.
-
-    Attributes:
-        task: the name of a shipped task, or `module:function` beside the study file.
-        needs: the earlier stages whose checkpoints it analyses; it has one trial per trial of
-            theirs and point of its own.
-        axes: the axes of the study that it crosses. All of them by default where it needs
-            nothing, and none where it inherits its parents' points.
-        space: draws random points over its axes instead of crossing them.
-        points: lists its points instead.
-        params: the task's parameters; each axis adds the parameter of its name.
-        timeout: seconds that one attempt may take.
-        retries: how often a trial whose task raised is tried again.
-    """
-
-    task: str = Field(min_length=1, max_length=200)
-    needs: Annotated[
-        tuple[InstanceOf[Need], ...],
-        BeforeValidator(_parse_needs),
-        PlainSerializer(lambda needs: [str(need) for need in needs]),
-    ] = ()
-    axes: tuple[str, ...] | None = None
-    space: RandomSpace | None = None
-    points: tuple[dict[str, Label], ...] | None = Field(default=None, min_length=1)
-    params: dict[str, Any] = Field(default_factory=dict)
-    resources: Resources = Field(default_factory=Resources)
-    timeout: Duration | None = None
-    retries: int = Field(default=0, ge=0, le=100)
-
-    @model_validator(mode="after")
-    def _one_space(self) -> Self:
-        stages = [need.stage for need in self.needs]
-        for i, stage in enumerate(stages):
-            if stage in stages[:i]:
-                raise FieldError(f"{stage!r} is needed twice; a need selects once", "needs", i)
-        if self.points is not None and (self.space or self.axes is not None):
-            other = "space" if self.space else "axes"
-            raise FieldError(f"listed points exclude {other!r}; give one of them", "points")
-        return self
-
-
-class Budget(_Part):
-    """Limits of a sweep: seconds of wall time, and trials executed."""
-
-    wall_time: Duration | None = None
-    trials: int | None = Field(default=None, ge=1)
-
-
-class Checkpoints(_Part):
-    """How many bytes of checkpoints `gc` leaves in the home."""
-
-    quota: Size | None = None
-
-
-class Study(_Part):
+class Study(Part):
     """One question and the trials that answer it (the module's docstring shows one).
 
     Attributes:
@@ -168,6 +73,7 @@ class Study(_Part):
         question: what it asks, in a sentence.
         seeds: the seeds of every trial; a number n in the file stands for 0 .. n-1.
         axes: the axes that its stages share.
+        search: the axes that Optuna searches instead of a grid, and for what.
         claims, figures: `sensweep.results.claims.ClaimSpec` and `...figures.FigureSpec`.
         profiles: named overrides of the file; `from_dict` and `load_study` apply one.
 
@@ -187,6 +93,7 @@ class Study(_Part):
         ],
     ] = Field(default_factory=dict)
     stages: dict[Annotated[str, Field(pattern=NAME, max_length=64)], Stage] = Field(min_length=1)
+    search: SearchSpec | None = None
     budget: Budget = Field(default_factory=Budget)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     claims: tuple[Any, ...] = ()
@@ -323,6 +230,20 @@ class Study(_Part):
         """The axes that a stage adds to the points that it inherits."""
         return own_axes(self.axes, self.stages[stage])
 
+    def searched(self) -> tuple[str, ...]:
+        """The stages whose points depend on a searched axis, in order; none without a search."""
+        if self.search is None:
+            return ()
+        own = {name: self.own_axes(name) for name in self.order()}
+        return tuple(searched_stages(self.search, own, self._needs()))
+
+    def chain(self) -> tuple[str, ...]:
+        """The searched stages and all that they need, in order."""
+        return tuple(closure(self.searched(), self._needs()))
+
+    def _needs(self) -> dict[str, list[str]]:
+        return {name: [need.stage for need in self.stages[name].needs] for name in self.order()}
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _count_or_list(cls, value: object) -> object:
@@ -362,6 +283,18 @@ class Study(_Part):
         topological(self.stages)
         for name in self.stages:
             check_stage(self.axes, self.stages, name)
+        if self.search is not None:
+            try:
+                check_search(
+                    self.search,
+                    self.axes,
+                    {name: self.own_axes(name) for name in self.order()},
+                    self._needs(),
+                    {name: s.points is None and s.space is None for name, s in self.stages.items()},
+                    self.seeds,
+                )
+            except FieldError as error:
+                raise FieldError(error.message, "search", *error.path) from None
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sensweep.orchestrator.axes import Point
@@ -51,6 +51,31 @@ class Trial:
 def canonical_json(value: object) -> str:
     """Write JSON in the one form that is stored and hashed: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def trial_columns(
+    trials: Sequence[Trial], code: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[object]]:
+    """Return trials as columns of the `trials` table, `sweep` and `epoch` excepted."""
+    files = {stage: canonical_json(digests) for stage, digests in code.items()}
+    return {
+        "trial_id": [t.trial_id for t in trials],
+        "stage": [t.stage for t in trials],
+        "task": [t.task for t in trials],
+        "point": [canonical_json(t.point) for t in trials],
+        "params": [canonical_json(t.params) for t in trials],
+        "seed": [t.seed for t in trials],
+        "parents": [canonical_json(list(_parents(t))) for t in trials],
+        "code": [t.code for t in trials],
+        "code_files": [files[t.stage] for t in trials],
+        "data": [canonical_json(t.data) for t in trials],
+        "cell": [t.cell for t in trials],
+    }
+
+
+def _parents(trial: Trial) -> Iterator[dict[str, str]]:
+    for parent in trial.parents:
+        yield {"stage": parent.stage, "trial_id": parent.trial_id, "select": parent.select}
 
 
 def identity(

@@ -12,11 +12,12 @@ import decimal
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sensweep.results.schema import nearest
 from sensweep.results.views import VIEWS, connect
@@ -24,7 +25,7 @@ from sensweep.results.views import VIEWS, connect
 if TYPE_CHECKING:
     from sensweep.results.store import Home
 
-__all__ = ["QueryError", "claims_of", "connect", "query", "select_sweep"]
+__all__ = ["QueryError", "claims_of", "connect", "measured_by_trial", "query", "select_sweep"]
 
 #: Table functions that only compute. All others are refused: most of them read files.
 TABLE_FUNCTIONS = ("generate_series", "json_each", "json_tree", "range", "repeat", "unnest")
@@ -32,6 +33,7 @@ TABLE_FUNCTIONS = ("generate_series", "json_each", "json_tree", "range", "repeat
 # DuckDB lets the body of a WITH insert, delete, or COPY to a file, and calls the whole a SELECT.
 _QUERY_NODES = ("CTE_NODE", "RECURSIVE_CTE_NODE", "SELECT_NODE", "SET_OPERATION_NODE")
 
+_MEASURED = ("name", "value", "step", "unit", "coordinates")
 _NO_TABLE = re.compile(r'(?:Table with name|Referenced table) "?([^"\s]+)')
 _NO_COLUMN = re.compile(r'(?:Referenced column|column named) "?([^"\s]+)')
 
@@ -89,6 +91,28 @@ def claims_of(home: Home, sweep: str) -> list[dict[str, Any]]:
         ValueError: a claim is malformed.
     """
     return _plain(select_sweep(home, "claims", sweep).drop_columns("sweep"))
+
+
+def measured_by_trial(
+    home: Home, names: Collection[str]
+) -> dict[str, list[tuple[str, float, int | None, str, str]]]:
+    """Read what the trials that are done have measured under these names.
+
+    Returns:
+        trial_id -> rows of (name, value, step, unit, coordinates as JSON), in their order; a trial
+        that is done and measured none of the names has no rows.
+    """
+    tables = home.results()
+    winners = tables["winners"]
+    done = winners.filter(pc.equal(winners["status"], "done"))["trial_id"].to_pylist()
+    found: dict[str, list[tuple[str, float, int | None, str, str]]] = {each: [] for each in done}
+    rows = tables["measurements"]
+    rows = rows.filter(pc.is_in(rows["name"], pa.array(sorted(names)))).sort_by("seq")
+    columns = (rows[name].to_pylist() for name in ("trial_id", *_MEASURED))
+    for trial_id, *row in zip(*columns, strict=True):
+        if trial_id in found:  # one that was stopped is not done
+            found[trial_id].append(tuple(row))
+    return found
 
 
 def check_select(sql: str) -> None:

@@ -90,6 +90,7 @@ _FIELDS = {
     "asks": [
         _field("sweep", _text, "the sweep that asked"),
         _field("search", _text, "the search within the study"),
+        _field("event", _int64, "position among the asks and tells of the search, from 0", "1"),
         _field("number", _int64, "number of the ask within the search, from 0", "1"),
         _field("trial_ids", _text, "trials that answer the ask, JSON list"),
         _field("params", _text, "what the search proposed, canonical JSON"),
@@ -110,7 +111,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "trials": ("trial_id", "epoch", "stage"),
     "attempts": ("trial_id", "attempt"),
     "measurements": ("trial_id", "seq"),
-    "asks": ("search", "number"),
+    "asks": ("search", "event"),
 }
 
 

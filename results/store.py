@@ -134,7 +134,7 @@ class Home:
         """Read the whole home, with one winner per trial.
 
         Returns:
-            trials: what was planned; of each (sweep, trial_id, stage) the row of the last epoch.
+            trials: what was planned; of each (sweep, trial_id, stage) the lines of the last epoch.
             attempts: every attempt of every sweep.
             measurements: of each trial those of its winner only, in no order.
             winners: as `done` returns them.
@@ -274,9 +274,21 @@ def _winners(attempts: pa.Table) -> pa.Table:
 
 
 def _latest(trials: pa.Table) -> pa.Table:
+    """Keep of each (sweep, trial_id, stage) the lines of its last epoch, one per point.
+
+    A trial has two points in one epoch where the winner of a search is what it is compared with.
+    """
     keys = ["sweep", "trial_id", "stage"]
     order = [*((key, "ascending") for key in keys), ("epoch", "descending")]
-    return _first_of_each(trials.take(pc.sort_indices(trials, sort_keys=order)), keys)
+    by = [*order, ("point", "ascending")]
+    found = trials.take(pc.sort_indices(trials, sort_keys=by))
+    last = _first_of_each(found, keys).select([*keys, "epoch"])
+    if last.num_rows < found.num_rows:
+        found = found.join(last, [*keys, "epoch"], join_type="left semi").select(
+            trials.column_names
+        )
+        found = found.take(pc.sort_indices(found, sort_keys=by))
+    return _first_of_each(found, [*keys, "epoch", "point"])
 
 
 def _first_of_each(rows: pa.Table, keys: list[str]) -> pa.Table:

@@ -2,7 +2,8 @@
 
 rows      one line per measurement, with its trial's point and its coordinates as columns
 trials    one line per planned trial, with its status
-attempts  as committed          asks  as committed
+attempts  as committed
+asks      one line per point that a search asked for, with what became of it
 cells     measurements aggregated over seeds
 claims    verdicts on the claims of each sweep's study
 
@@ -121,6 +122,13 @@ _ROWS = """
     where t.current
 """
 
+# An ask and its tell are two events; the later one has all that the earlier one had.
+_ASKS = """
+    create view asks as
+    select * from stored.asks
+    qualify event = max(event) over (partition by sweep, search, number)
+"""
+
 # Within a seed first: a trial that measured the same thing twice counts once, with its mean. (A
 # NaN of a pandas frame arrives as null.)
 _CELLS = """
@@ -220,8 +228,8 @@ def _create_views(connection: duckdb.DuckDBPyConnection, *, with_intervals: bool
     columns |= _keys("p", names["point"]) | _keys("c", names["coord"])
     connection.execute(_ROWS.format(columns=_select_list(columns)))
 
-    for name in ("attempts", "asks"):
-        connection.execute(f"create view {name} as select * from stored.{name}")
+    connection.execute("create view attempts as select * from stored.attempts")
+    connection.execute(_ASKS)
 
     seeds = "select count(distinct seed) as n from stored.planned group by sweep, cell"
     found = connection.sql(f"select coalesce(max(n), 0) from ({seeds})").fetchall()

@@ -15,6 +15,7 @@ from sensweep.orchestrator.errors import InputError
 from sensweep.orchestrator.plan import estimate, make_plan
 from sensweep.orchestrator.recorded import Recorded
 from sensweep.orchestrator.study import Study, load_study
+from sensweep.orchestrator.trial import trial_columns
 from sensweep.orchestrator.why import why
 from sensweep.orchestrator.yaml_file import parse_yaml
 
@@ -71,7 +72,7 @@ def home(*plans, keep=None, seconds=2.0, **statuses):
     """What a home would hold once the plans have run; the rows are those of its tables."""
     trials, attempts = [], []
     for plan in plans:
-        columns = plan.columns(range(len(plan.trials)))
+        columns = trial_columns(plan.trials, plan.code)
         trials += [
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         ]

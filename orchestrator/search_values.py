@@ -1,0 +1,75 @@
+"""From the rows of trials to the numbers of a search: per trial, over seeds, within bounds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from sensweep.orchestrator.axes import Label
+from sensweep.orchestrator.search_spec import Constraint, Quantity
+
+# A row as an attempt returns it: name, value, step, unit, coordinates (canonical JSON).
+Row = tuple[str, float, int | None, str, str]
+
+AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
+    "mean": statistics.fmean,
+    "median": statistics.median,
+    "min": min,
+    "max": max,
+}
+
+
+def of_trial(quantity: Quantity, rows: Iterable[Row]) -> float | None:
+    """Return a quantity as one trial measured it: of the rows with a step, those of the last.
+
+    None if no row matches.
+    """
+    found = [(step, value) for step, value in _matching(quantity, rows)]
+    if not found:
+        return None
+    last = max((step for step, _ in found if step is not None), default=None)
+    return AGGREGATES[quantity.over]([value for step, value in found if step == last])
+
+
+def by_step(quantity: Quantity, rows: Iterable[Row]) -> dict[int, float]:
+    """Return a quantity at each step at which one trial measured it."""
+    found: dict[int, list[float]] = {}
+    for step, value in _matching(quantity, rows):
+        if step is not None:
+            found.setdefault(step, []).append(value)
+    return {step: AGGREGATES[quantity.over](values) for step, values in found.items()}
+
+
+def over_seeds(quantity: Quantity, values: Sequence[float]) -> float:
+    """Put the seeds' numbers together."""
+    return AGGREGATES[quantity.over_seeds](values)
+
+
+def violation(constraint: Constraint, value: float, baseline: float) -> float:
+    """Return by how much a value breaks its bounds: more than 0 if it does.
+
+    `baseline` is that of the point that the bounds are relative to, or 0.
+    """
+    difference = value - baseline
+    broken = [
+        *([constraint.at_least - difference] if constraint.at_least is not None else []),
+        *([difference - constraint.at_most] if constraint.at_most is not None else []),
+    ]
+    return max(broken)
+
+
+def _matching(quantity: Quantity, rows: Iterable[Row]) -> Iterable[tuple[int | None, float]]:
+    for name, value, step, _, coordinates in rows:
+        if name == quantity.name and _at(quantity.where, coordinates):
+            yield step, value
+
+
+def _at(where: Mapping[str, Label | tuple[Label, ...]], coordinates: str) -> bool:
+    if not where:
+        return True
+    found = json.loads(coordinates)
+    return all(
+        axis in found and found[axis] in (wanted if isinstance(wanted, tuple) else (wanted,))
+        for axis, wanted in where.items()
+    )
