@@ -147,10 +147,10 @@ class Search:
 
         A proposal that repeats a point under way is told as a duplicate and asked again.
         """
-        for _ in range(ASK_AGAIN):
+        for again in range(ASK_AGAIN, -1, -1):
             point = self._ask(labels, given if labels is not None else "")
             under_way = [p.labels for p in self.running if p is not point]
-            if labels is not None or point.labels not in under_way:
+            if labels is not None or again == 0 or point.labels not in under_way:
                 break
             self._settle(point, "duplicate", optuna.trial.TrialState.FAIL)
         return point
@@ -213,15 +213,20 @@ class Search:
         self._record(point)
 
     def _tell_optuna(self, point: Proposal, told: optuna.trial.TrialState) -> None:
+        self._note(point)
         trial = self._trials.pop(point.number)
-        noted = self._study._storage.get_trial_system_attrs(trial._trial_id)
-        point.optuna = {k: v for k, v in noted.items() if not k.startswith(_NOT_KEPT)}
         complete = told == optuna.trial.TrialState.COMPLETE
         with quiet():
             if told != optuna.trial.TrialState.FAIL:
                 for key, violation in zip(self._constraints(), point.violations, strict=True):
                     trial.set_constraint(key, violation)
             self._study.tell(trial, point.values if complete else None, state=told)
+
+    def _note(self, point: Proposal) -> None:
+        """Keep what Optuna noted of a running trial: others are proposed in its light."""
+        trial = self._trials[point.number]
+        noted = self._study._storage.get_trial_system_attrs(trial._trial_id)
+        point.optuna = {k: v for k, v in noted.items() if not k.startswith(_NOT_KEPT)}
 
     def _constraints(self) -> list[str]:
         return [str(i) for i in range(len(self.spec.constraints))]
@@ -303,6 +308,7 @@ class Search:
     def begin(self, point: Proposal, trial_ids: Sequence[str]) -> None:
         """Record an ask, with the trials that answer it."""
         point.trial_ids = list(trial_ids)
+        self._note(point)
         self._record(point)
 
     def drain(self) -> list[dict[str, object]]:
@@ -311,17 +317,15 @@ class Search:
         return rows
 
     def _record(self, point: Proposal) -> None:
-        attributes: dict[str, object] = {"suggested": point.suggested}
-        if point.given:
-            attributes["given"] = point.given
-        if point.state != "running":
-            optional = {
-                "violations": point.violations,
-                "reports": {str(rung): values for rung, values in point.reports.items()},
-                "reason": point.reason,
-                "optuna": point.optuna,
-            }
-            attributes |= {key: value for key, value in optional.items() if value}
+        optional = {
+            "given": point.given,
+            "optuna": point.optuna,
+            "violations": point.violations,
+            "reports": {str(rung): values for rung, values in point.reports.items()},
+            "reason": point.reason,
+        }
+        attributes = {"suggested": point.suggested}
+        attributes |= {key: value for key, value in optional.items() if value}
         self._undrained.append(
             {
                 "search": self.name,

@@ -56,8 +56,8 @@ class Quantity(Part):
     Attributes:
         name: the measurement's name.
         stage: the stage that measures it.
-        where: the values that its coordinates must have; of several that match, `over` decides.
-        over: how values of one trial that match are put together.
+        where: the values that its coordinates and its trial's labels must have.
+        over: how the values of one seed that match are put together.
         over_seeds: how the seeds' numbers are put together.
     """
 
@@ -197,6 +197,13 @@ class SearchSpec(Part):
                 "stop",
                 "by",
             )
+        stages = {objective.stage for objective in self.objectives}
+        if self.stop is not None and self.stop.rungs == "steps" and len(stages) > 1:
+            raise FieldError(
+                f"rungs of steps want all objectives of one stage, not {', '.join(sorted(stages))}",
+                "stop",
+                "rungs",
+            )
         return self
 
     def quantities(self) -> list[Quantity]:
@@ -231,7 +238,7 @@ def check_search(
     searched = searched_stages(spec, own, needs)
     for i, axis in enumerate(spec.axes):
         if axis not in axes:
-            raise FieldError(f"unknown axis{suggest(axis, axes)}", "axes", i)
+            raise FieldError(f"unknown axis {axis!r}{suggest(axis, axes)}", "axes", i)
         if axis in spec.axes[:i]:
             raise FieldError(f"the axis {axis!r} is listed twice", "axes", i)
         if not any(axis in own[stage] for stage in own):

@@ -20,22 +20,25 @@ AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
 }
 
 
-def of_trial(quantity: Quantity, rows: Iterable[Row]) -> float | None:
-    """Return a quantity as one trial measured it: of the rows with a step, those of the last.
+def of_trial(quantity: Quantity, rows: Iterable[Row], point: Mapping[str, Label]) -> list[float]:
+    """Return the values of a quantity that one trial measured: of rows with a step, the last's.
 
-    None if no row matches.
+    `point` has the trial's labels, which `where` may name beside the rows' coordinates.
     """
-    found = [(step, value) for step, value in _matching(quantity, rows)]
-    if not found:
-        return None
+    found = list(_matching(quantity, rows, point))
     last = max((step for step, _ in found if step is not None), default=None)
-    return AGGREGATES[quantity.over]([value for step, value in found if step == last])
+    return [value for step, value in found if step == last]
+
+
+def of_seed(quantity: Quantity, values: Sequence[float]) -> float:
+    """Put the values of one seed together."""
+    return AGGREGATES[quantity.over](values)
 
 
 def by_step(quantity: Quantity, rows: Iterable[Row]) -> dict[int, float]:
     """Return a quantity at each step at which one trial measured it."""
     found: dict[int, list[float]] = {}
-    for step, value in _matching(quantity, rows):
+    for step, value in _matching(quantity, rows, {}):
         if step is not None:
             found.setdefault(step, []).append(value)
     return {step: AGGREGATES[quantity.over](values) for step, values in found.items()}
@@ -59,17 +62,16 @@ def violation(constraint: Constraint, value: float, baseline: float) -> float:
     return max(broken)
 
 
-def _matching(quantity: Quantity, rows: Iterable[Row]) -> Iterable[tuple[int | None, float]]:
+def _matching(
+    quantity: Quantity, rows: Iterable[Row], point: Mapping[str, Label]
+) -> Iterable[tuple[int | None, float]]:
     for name, value, step, _, coordinates in rows:
-        if name == quantity.name and _at(quantity.where, coordinates):
+        if name != quantity.name:
+            continue
+        at = {**point, **json.loads(coordinates)} if quantity.where else {}
+        if all(axis in at and at[axis] in _labels(v) for axis, v in quantity.where.items()):
             yield step, value
 
 
-def _at(where: Mapping[str, Label | tuple[Label, ...]], coordinates: str) -> bool:
-    if not where:
-        return True
-    found = json.loads(coordinates)
-    return all(
-        axis in found and found[axis] in (wanted if isinstance(wanted, tuple) else (wanted,))
-        for axis, wanted in where.items()
-    )
+def _labels(wanted: Label | tuple[Label, ...]) -> tuple[Label, ...]:
+    return wanted if isinstance(wanted, tuple) else (wanted,)

@@ -21,7 +21,7 @@ from sensweep.orchestrator.axes import Axis, Point
 from sensweep.orchestrator.chain import ChainPlanner
 from sensweep.orchestrator.growth import Growth, Outcome
 from sensweep.orchestrator.search import TOLD, Proposal, Search, Told, best
-from sensweep.orchestrator.search_spec import BEST, SearchSpec
+from sensweep.orchestrator.search_spec import BEST, Quantity, SearchSpec
 from sensweep.orchestrator.search_values import Row
 from sensweep.orchestrator.trial import Trial, canonical_json, trial_columns
 
@@ -34,15 +34,16 @@ class _Open:
 
     Attributes:
         waiting: trials that have not ended, by seed.
-        numbers: per seed, the value of each quantity.
+        trials: those that were planned for it.
+        numbers: per seed, the values of each quantity.
         steps: per seed, per objective, values by step.
     """
 
     proposal: Proposal
     seeds: list[int]
-    stages: dict[str, tuple[int, str]] = field(default_factory=dict)  # trial -> seed, stage
+    trials: dict[str, Trial] = field(default_factory=dict)
     waiting: dict[int, set[str]] = field(default_factory=dict)
-    numbers: dict[int, dict[int, float]] = field(default_factory=dict)
+    numbers: dict[int, dict[int, list[float]]] = field(default_factory=dict)
     steps: dict[int, list[dict[int, float]]] = field(default_factory=dict)
     reported: int = 0
 
@@ -213,7 +214,7 @@ class Searches:
     def _plan_seeds(self, cell: _Cell, opened: _Open, seeds: Sequence[int]) -> list[Trial]:
         trials = self._planner.chain(cell.cell, opened.proposal.labels, seeds)
         for trial in trials:
-            opened.stages[trial.trial_id] = trial.seed, trial.stage
+            opened.trials[trial.trial_id] = trial
             opened.waiting.setdefault(trial.seed, set()).add(trial.trial_id)
             self._by_trial.setdefault(trial.trial_id, []).append((cell, opened.proposal.number))
         known = opened.proposal.trial_ids
@@ -246,7 +247,8 @@ class Searches:
             opened = cell.open.get(number)
             if opened is None:
                 continue
-            seed, stage = opened.stages[trial_id]
+            trial = opened.trials[trial_id]
+            seed, stage = trial.seed, trial.stage
             opened.waiting[seed].discard(trial_id)
             if outcome != "done" or any(r[0] == "diverged" and r[1] == 1 for r in rows):
                 why = "diverged" if outcome == "done" else outcome
@@ -256,19 +258,19 @@ class Searches:
             numbers = opened.numbers.setdefault(seed, {})
             for i, quantity in enumerate(self.spec.quantities()):
                 if quantity.stage == stage:
-                    value = search_values.of_trial(quantity, rows)
-                    if value is None:
-                        growth += self._fail(cell, opened, f"{stage} gave no {quantity.name}")
-                        break
-                    numbers[i] = value
-            else:
-                growth += self._judge_steps(cell, opened, live=False)
-                if not opened.waiting[seed]:
-                    growth += self._seed_ended(cell, opened)
+                    found = search_values.of_trial(quantity, rows, trial.point)
+                    numbers.setdefault(i, []).extend(found)
+            growth += self._judge_steps(cell, opened, live=False)
+            if not opened.waiting[seed]:
+                growth += self._seed_ended(cell, opened, seed)
         return growth
 
-    def _seed_ended(self, cell: _Cell, opened: _Open) -> Growth:
+    def _seed_ended(self, cell: _Cell, opened: _Open, seed: int) -> Growth:
         """All trials of a seed are there: judge the point, go on to the next seed, or tell it."""
+        for i, quantity in enumerate(self.spec.quantities()):
+            if not opened.numbers[seed].get(i):
+                what = f"seed {seed} gave no {quantity.name} (stage {quantity.stage})"
+                return self._fail(cell, opened, what)
         done = [s for s in opened.waiting if not opened.waiting[s]]
         if len(done) < len(opened.waiting):
             return Growth()
@@ -288,16 +290,23 @@ class Searches:
 
     def _objectives(self, opened: _Open, seeds: Sequence[int]) -> list[float]:
         return [
-            search_values.over_seeds(objective, [opened.numbers[seed][i] for seed in seeds])
+            self._over_seeds(opened, objective, i, seeds)
             for i, objective in enumerate(self.spec.objectives)
         ]
+
+    def _over_seeds(
+        self, opened: _Open, quantity: Quantity, index: int, seeds: Sequence[int]
+    ) -> float:
+        of_seeds = [search_values.of_seed(quantity, opened.numbers[s][index]) for s in seeds]
+        return search_values.over_seeds(quantity, of_seeds)
 
     # ---- rungs of steps
 
     def _note_steps(self, opened: _Open, trial_id: str, rows: Sequence[Row]) -> None:
         if self.spec.stop is None or self.spec.stop.rungs != "steps":
             return
-        seed, stage = opened.stages[trial_id]
+        trial = opened.trials[trial_id]
+        seed, stage = trial.seed, trial.stage
         steps = opened.steps.setdefault(seed, [{} for _ in self.spec.objectives])
         for i, objective in enumerate(self.spec.objectives):
             if objective.stage == stage:
@@ -351,9 +360,7 @@ class Searches:
                 cell.held.append(number)
                 return Growth()
             index = len(self.spec.objectives) + i
-            value = search_values.over_seeds(
-                constraint, [opened.numbers[seed][index] for seed in done]
-            )
+            value = self._over_seeds(opened, constraint, index, done)
             baseline = cell.baselines.get(i, 0.0)
             violations.append(search_values.violation(constraint, value, baseline))
         return self._close(cell, opened, state, values, violations)
@@ -394,17 +401,17 @@ class Searches:
                 continue
             index = len(self.spec.objectives) + i
             if opened is not None:
-                seeds = [opened.numbers[seed][index] for seed in opened.numbers]
-            else:  # of an earlier run
-                seeds = [
-                    value
-                    for trial in self._settled_trials(cell, proposal)
-                    if trial.stage == constraint.stage
-                    and (rows := self._rows(trial.trial_id)) is not None
-                    and (value := search_values.of_trial(constraint, rows)) is not None
-                ]
-            if seeds:
-                cell.baselines[i] = search_values.over_seeds(constraint, seeds)
+                cell.baselines[i] = self._over_seeds(opened, constraint, index, opened.seeds)
+                continue
+            values: dict[int, list[float]] = {}  # it was told by an earlier run
+            for trial in self._settled_trials(cell, proposal):
+                if trial.stage == constraint.stage:
+                    rows = self._rows(trial.trial_id) or ()
+                    found = search_values.of_trial(constraint, rows, trial.point)
+                    values.setdefault(trial.seed, []).extend(found)
+            if values and all(values.values()):
+                of_seeds = [search_values.of_seed(constraint, found) for found in values.values()]
+                cell.baselines[i] = search_values.over_seeds(constraint, of_seeds)
 
     def _baseline_failed(self, cell: _Cell, given: Mapping[str, Any]) -> bool:
         labels = self._planner.labels(cell.cell, given)
