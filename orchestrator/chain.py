@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from sensweep.orchestrator import space
 from sensweep.orchestrator.axes import Label, Point
 from sensweep.orchestrator.errors import FieldError, InputError, joined
-from sensweep.orchestrator.search_spec import CONFIRMED, NO_TEST_SET, SearchSpec
+from sensweep.orchestrator.search_spec import BEST, CONFIRMED, NO_TEST_SET, SearchSpec
 from sensweep.orchestrator.stage_plan import StagePlan
 from sensweep.orchestrator.study import Study
 from sensweep.orchestrator.trial import Trial, cell
@@ -101,6 +101,20 @@ class ChainPlanner:
     def sample(self, cell: Point) -> list[Trial]:
         """Plan some point of a cell, always the same one, for one seed."""
         return self.chain(cell, self._some_labels(cell), self.seeds()[:1])
+
+    def expected(self) -> list[tuple[Trial, int]]:
+        """Return trials like those that the searches will run, and how many of each at most."""
+        confirm = self.spec.confirm
+        found: list[tuple[Trial, int]] = []
+        for each in self.cells():
+            labels = self._some_labels(each)
+            chain = self.chain(each, labels, self.seeds())
+            found += [(trial, self.spec.trials) for trial in chain if self._is_own(trial)]
+            if confirm is not None:
+                trials = self.confirmation(each, labels, BEST)
+                count = 1 + len(confirm.compare)
+                found += [(trial, count) for trial in trials if self._is_own(trial)]
+        return found
 
     def space(self) -> dict[str, object]:
         """Return the searched axes as the study file has them."""

@@ -25,22 +25,47 @@ CUT_AT = 48
 
 def plan_text(plan: Plan, cost: Estimate, slots: int, reasons: Sequence[Reason]) -> str:
     """Show a plan: trials per stage by status, then time and cost, then what made them new."""
+    from sensweep.orchestrator.plan import searched_counts
+
+    searched = searched_counts(plan)
     lines = [f"{plan.study.sweep}: {len(plan.trials)} trials, {len(plan.to_run)} to run"]
+    if searched:
+        lines[0] += f"; its searches run up to {searched.total()} more"
     for stage, counts in plan.counts().items():
         shown = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+        if stage in searched:
+            shown = f"up to {searched[stage]} searched"
         lines.append(f"  {stage:<16} {sum(counts.values()):>6}   {shown}")
-    if cost.known:
-        about = (
-            f"about {duration(cost.seconds)} on {slots} cores, {cost.worker_hours:.3g} worker-hours"
+    if (search := plan.study.search) is not None:
+        what = ", ".join(f"{o.direction} {o.name}" for o in search.objectives)
+        lines.append(
+            f"  each search: {search.trials} points over {', '.join(search.axes)} "
+            f"({search.sampler.name}): {what}"
         )
-        missing = (
-            f" (without {cost.unknown} trials that nothing is known of)" if cost.unknown else ""
-        )
-        lines.append(f"  {about}, from measured history{missing}")
-    elif plan.to_run:
-        lines.append("  time and cost unknown: nothing like these trials was measured in this home")
+    lines += _cost_lines(plan, cost, slots)
     lines += [f"  {r.stage}: {len(r.trials)} new: {r.text}" for r in reasons]
     return "\n".join(lines)
+
+
+def _cost_lines(plan: Plan, cost: Estimate, slots: int) -> list[str]:
+    if not cost.measured + cost.stated:
+        if plan.to_run or plan.searched:
+            return ["  time and cost unknown: nothing like these trials was measured in this home"]
+        return []
+    gpus = f", {cost.gpu_hours:.3g} GPU-hours" if cost.gpu_hours else ""
+    about = f"{duration(cost.seconds)} on {slots} cores, " if not cost.gpu_hours else ""
+    sources = {
+        "from measured history": cost.measured,
+        "as the study expects": cost.stated,
+        "unknown and left out": cost.unknown,
+    }
+    several = sum(map(bool, sources.values())) > 1
+    told = ", ".join(
+        f"{number} trials {source}" if several else source
+        for source, number in sources.items()
+        if number
+    )
+    return [f"  about {about}{cost.worker_hours:.3g} worker-hours{gpus}: {told}"]
 
 
 def status_text(status: Mapping[str, Any]) -> str:

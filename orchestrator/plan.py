@@ -30,6 +30,7 @@ class Plan:
             `skipped` (a parent failed); `settled`, of a search's point that was told, to be left
             as it is.
         code: per stage, the digests of its code's files (of all trials of the stage).
+        searched: trials like those that its searches will run, and how many of each at most.
     """
 
     study: Study
@@ -38,6 +39,7 @@ class Plan:
     parents: tuple[tuple[int, ...], ...]
     status: tuple[Status, ...]
     code: Mapping[str, Mapping[str, str]]
+    searched: tuple[tuple[Trial, int], ...] = ()
 
     @property
     def to_run(self) -> list[int]:
@@ -59,13 +61,17 @@ class Estimate:
     Attributes:
         seconds: of wall time on all of the cluster's cores, were they always busy.
         worker_hours: hours of attempts, summed.
-        known: trials to run whose duration could be estimated; the figures are for these.
-        unknown: trials to run with nothing like them done yet.
+        gpu_hours: hours of attempts, times their GPUs.
+        measured: trials to run whose duration was estimated from that of similar ones.
+        stated: those for which only the study's own `expected` is there.
+        unknown: those with neither, which the figures leave out.
     """
 
     seconds: float
     worker_hours: float
-    known: int
+    gpu_hours: float
+    measured: int
+    stated: int
     unknown: int
 
 
@@ -101,8 +107,14 @@ def make_plan(study: Study, recorded: Recorded | None = None, retry_failed: bool
         _refuse_twins(trials)
     except FieldError as error:
         raise InputError(f"{study.source}: {joined(error.path)}: {error.message}") from None
+    search_trials: tuple[tuple[Trial, int], ...] = ()
     if study.search is not None:
-        code |= _check_search(study)
+        from sensweep.orchestrator.chain import ChainPlanner
+
+        planner = ChainPlanner(study)
+        planner.check()
+        code |= planner.code
+        search_trials = tuple(planner.expected())
     status = tuple(status_of(trials, recorded, retry_failed))
     return Plan(
         study=study,
@@ -111,22 +123,46 @@ def make_plan(study: Study, recorded: Recorded | None = None, retry_failed: bool
         parents=tuple(parents),
         status=status,
         code=code,
+        searched=search_trials,
     )
 
 
 def estimate(plan: Plan, recorded: Recorded, cpus: float) -> Estimate:
-    """Estimate the time that a plan takes on a cluster of so many CPU cores."""
-    core_seconds = worker_seconds = 0.0
-    known = 0
-    for i in plan.to_run:
-        trial = plan.trials[i]
+    """Estimate the time that a plan takes on a cluster of so many CPU cores.
+
+    Of a search all its points are counted, those that are told already too.
+    """
+    core_seconds = worker_seconds = gpu_seconds = 0.0
+    counts: Counter[str] = Counter()
+    for trial, count in [*((plan.trials[i], 1) for i in plan.to_run), *plan.searched]:
+        stage = plan.study.stages[trial.stage]
         seconds = recorded.expected_seconds(trial.stage, trial.task, trial.params, trial.point)
-        if seconds is not None:
-            known += 1
-            worker_seconds += seconds
-            core_seconds += seconds * plan.study.stages[trial.stage].resources.cpus
-    unknown = len(plan.to_run) - known
-    return Estimate(core_seconds / cpus, worker_seconds / 3600, known, unknown)
+        known = "measured"
+        if seconds is None:
+            seconds, known = stage.expected, "stated"
+        if seconds is None:
+            counts["unknown"] += count
+            continue
+        counts[known] += count
+        worker_seconds += seconds * count
+        core_seconds += seconds * count * stage.resources.cpus
+        gpu_seconds += seconds * count * stage.resources.gpus
+    return Estimate(
+        core_seconds / cpus,
+        worker_seconds / 3600,
+        gpu_seconds / 3600,
+        counts["measured"],
+        counts["stated"],
+        counts["unknown"],
+    )
+
+
+def searched_counts(plan: Plan) -> Counter[str]:
+    """How many trials of each stage the searches run at most."""
+    found: Counter[str] = Counter()
+    for trial, count in plan.searched:
+        found[trial.stage] += count
+    return found
 
 
 def _refuse_twins(trials: Sequence[Trial]) -> None:
@@ -141,15 +177,6 @@ def _refuse_twins(trials: Sequence[Trial]) -> None:
                 "stages",
                 trial.stage,
             )
-
-
-def _check_search(study: Study) -> dict[str, dict[str, str]]:
-    """Check a study's search; returns the digests of the code of its stages' files."""
-    from sensweep.orchestrator.chain import ChainPlanner
-
-    planner = ChainPlanner(study)
-    planner.check()
-    return planner.code
 
 
 def status_of(trials: Sequence[Trial], recorded: Recorded, retry_failed: bool) -> list[Status]:

@@ -317,14 +317,14 @@ class Search:
         return rows
 
     def _record(self, point: Proposal) -> None:
-        optional = {
+        optional: dict[str, object] = {
             "given": point.given,
             "optuna": point.optuna,
             "violations": point.violations,
             "reports": {str(rung): values for rung, values in point.reports.items()},
             "reason": point.reason,
         }
-        attributes = {"suggested": point.suggested}
+        attributes: dict[str, object] = {"suggested": point.suggested}
         attributes |= {key: value for key, value in optional.items() if value}
         self._undrained.append(
             {

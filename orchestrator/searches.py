@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sensweep.orchestrator import search_values
@@ -21,31 +20,12 @@ from sensweep.orchestrator.axes import Axis, Point
 from sensweep.orchestrator.chain import ChainPlanner
 from sensweep.orchestrator.growth import Growth, Outcome
 from sensweep.orchestrator.search import TOLD, Proposal, Search, Told, best
-from sensweep.orchestrator.search_spec import BEST, Quantity, SearchSpec
+from sensweep.orchestrator.search_point import PointUnderWay
+from sensweep.orchestrator.search_spec import BEST, SearchSpec
 from sensweep.orchestrator.search_values import Row
 from sensweep.orchestrator.trial import Trial, canonical_json, trial_columns
 
 Lookup = Callable[[str], Sequence[Row] | None]
-
-
-@dataclass(slots=True)
-class _Open:
-    """A point that is under way: its trials by seed, and what they gave so far.
-
-    Attributes:
-        waiting: trials that have not ended, by seed.
-        trials: those that were planned for it.
-        numbers: per seed, the values of each quantity.
-        steps: per seed, per objective, values by step.
-    """
-
-    proposal: Proposal
-    seeds: list[int]
-    trials: dict[str, Trial] = field(default_factory=dict)
-    waiting: dict[int, set[str]] = field(default_factory=dict)
-    numbers: dict[int, dict[int, list[float]]] = field(default_factory=dict)
-    steps: dict[int, list[dict[int, float]]] = field(default_factory=dict)
-    reported: int = 0
 
 
 class _Cell:
@@ -54,11 +34,17 @@ class _Cell:
     def __init__(self, cell: Point, search: Search) -> None:
         self.cell = cell
         self.search = search
-        self.open: dict[int, _Open] = {}
+        self.open: dict[int, PointUnderWay] = {}
         self.queue: list[tuple[Point, Literal["enqueued", "warm"]]] = []
         self.baselines: dict[int, float] = {}  # constraint -> value of the point it refers to
-        self.held: list[int] = []  # proposals that wait for a baseline
+        # Points that wait for a baseline, and what they will be told.
+        self.held: list[tuple[PointUnderWay, Told, Sequence[float]]] = []
         self.confirmed = False
+
+    def has_failed(self, labels: Point) -> bool:
+        """Whether a point was tried and gave nothing."""
+        states = [p.state for p in self.search.proposals if p.labels == labels]
+        return bool(states) and all(state == "failed" for state in states)
 
 
 class Searches:
@@ -111,9 +97,10 @@ class Searches:
         for cell in self._cells:
             for proposal in cell.search.proposals:
                 if proposal.state in TOLD:
-                    settled += self._settled_trials(cell, proposal)
+                    trials = self._settled_trials(cell, proposal)
+                    settled += trials
                     if proposal.state == "complete":
-                        self._note_baseline(cell, proposal, None)
+                        self._remember_baseline(cell, proposal, trials)
             for proposal in cell.search.running:
                 growth += self._open(cell, proposal)
             growth += self._confirm_if_over(cell)
@@ -123,6 +110,19 @@ class Searches:
         chain = self._planner.chain(cell.cell, proposal.labels, self._planner.seeds())
         known = set(proposal.trial_ids)
         return [trial for trial in chain if trial.trial_id in known]
+
+    def _remember_baseline(self, cell: _Cell, proposal: Proposal, trials: list[Trial]) -> None:
+        """Take up the values of a point that was told by an earlier run."""
+        point = PointUnderWay(proposal, self.spec, self._planner.seeds())
+        if all(
+            self._baseline(cell, i) != proposal.labels for i in range(len(self.spec.constraints))
+        ):
+            return
+        point.plan(trials)
+        for trial in trials:
+            point.end(trial.trial_id, self._rows(trial.trial_id) or ())
+        if not any(map(point.missing, point.done)):
+            self._note_baseline(cell, point)
 
     # ---- asking
 
@@ -198,32 +198,28 @@ class Searches:
         """Plan a point's trials: of all seeds, or of the first where seeds are rungs."""
         seeds = self._planner.seeds()
         stepwise = self.spec.stop is not None and self.spec.stop.rungs == "seeds"
-        opened = _Open(proposal, list(seeds))
-        cell.open[proposal.number] = opened
-        growth = Growth()
-        first = seeds[:1] if stepwise else seeds
-        trials = self._plan_seeds(cell, opened, first)
-        growth.add += trials
+        point = cell.open[proposal.number] = PointUnderWay(proposal, self.spec, seeds)
+        trials = self._plan_seeds(cell, point, seeds[:1] if stepwise else seeds)
+        growth = Growth(add=trials)
         if ask:
             cell.search.begin(proposal, [trial.trial_id for trial in trials])
             growth.asks += cell.search.drain()
-        for trial in trials:
-            growth += self._take_known(trial.trial_id)
-        return growth
+        return growth + self._take_known(trials)
 
-    def _plan_seeds(self, cell: _Cell, opened: _Open, seeds: Sequence[int]) -> list[Trial]:
-        trials = self._planner.chain(cell.cell, opened.proposal.labels, seeds)
+    def _plan_seeds(self, cell: _Cell, point: PointUnderWay, seeds: Sequence[int]) -> list[Trial]:
+        trials = self._planner.chain(cell.cell, point.proposal.labels, seeds)
+        point.plan(trials)
         for trial in trials:
-            opened.trials[trial.trial_id] = trial
-            opened.waiting.setdefault(trial.seed, set()).add(trial.trial_id)
-            self._by_trial.setdefault(trial.trial_id, []).append((cell, opened.proposal.number))
-        known = opened.proposal.trial_ids
-        known += [t.trial_id for t in trials if t.trial_id not in known]
+            self._by_trial.setdefault(trial.trial_id, []).append((cell, point.proposal.number))
         return trials
 
-    def _take_known(self, trial_id: str) -> Growth:
-        rows = self._rows(trial_id)
-        return self.ended(trial_id, "done", rows) if rows is not None else Growth()
+    def _take_known(self, trials: Sequence[Trial]) -> Growth:
+        growth = Growth()
+        for trial in trials:
+            rows = self._rows(trial.trial_id)
+            if rows is not None:
+                growth += self.ended(trial.trial_id, "done", rows)
+        return growth
 
     def _rows(self, trial_id: str) -> Sequence[Row] | None:
         return self._seen[trial_id] if trial_id in self._seen else self._lookup(trial_id)
@@ -232,10 +228,10 @@ class Searches:
         """Take rows of a trial that is running; it may be one to stop."""
         growth = Growth()
         for cell, number in list(self._by_trial.get(trial_id, ())):
-            opened = cell.open.get(number)
-            if opened is not None:
-                self._note_steps(opened, trial_id, rows)
-                growth += self._judge_steps(cell, opened)
+            point = cell.open.get(number)
+            if point is not None:
+                point.note_steps(trial_id, rows)
+                growth += self._judge_steps(cell, point)
         return growth
 
     def ended(self, trial_id: str, outcome: Outcome, rows: Sequence[Row]) -> Growth:
@@ -244,148 +240,107 @@ class Searches:
         if outcome == "done":
             self._seen[trial_id] = [row for row in rows if row[0] in self._names]
         for cell, number in self._by_trial.pop(trial_id, ()):
-            opened = cell.open.get(number)
-            if opened is None:
-                continue
-            trial = opened.trials[trial_id]
-            seed, stage = trial.seed, trial.stage
-            opened.waiting[seed].discard(trial_id)
-            if outcome != "done" or any(r[0] == "diverged" and r[1] == 1 for r in rows):
-                why = "diverged" if outcome == "done" else outcome
-                growth += self._fail(cell, opened, f"{stage} of seed {seed} {why}")
-                continue
-            self._note_steps(opened, trial_id, rows)
-            numbers = opened.numbers.setdefault(seed, {})
-            for i, quantity in enumerate(self.spec.quantities()):
-                if quantity.stage == stage:
-                    found = search_values.of_trial(quantity, rows, trial.point)
-                    numbers.setdefault(i, []).extend(found)
-            growth += self._judge_steps(cell, opened, live=False)
-            if not opened.waiting[seed]:
-                growth += self._seed_ended(cell, opened, seed)
+            point = cell.open.get(number)
+            if point is not None:
+                growth += self._trial_ended(cell, point, trial_id, outcome, rows)
         return growth
 
-    def _seed_ended(self, cell: _Cell, opened: _Open, seed: int) -> Growth:
-        """All trials of a seed are there: judge the point, go on to the next seed, or tell it."""
-        for i, quantity in enumerate(self.spec.quantities()):
-            if not opened.numbers[seed].get(i):
-                what = f"seed {seed} gave no {quantity.name} (stage {quantity.stage})"
-                return self._fail(cell, opened, what)
-        done = [s for s in opened.waiting if not opened.waiting[s]]
-        if len(done) < len(opened.waiting):
-            return Growth()
-        by_seeds = self.spec.stop is not None and self.spec.stop.rungs == "seeds"
-        if by_seeds and len(done) < len(opened.seeds):
-            assert self.spec.stop is not None
-            paired = self.spec.stop.by == "wilcoxon"  # it compares points seed by seed
-            values = self._objectives(opened, done[-1:] if paired else done)
-            if cell.search.report(opened.proposal.number, len(done), values):
-                return self._settle(cell, opened, "pruned")
-            growth = Growth()
-            growth.add = self._plan_seeds(cell, opened, opened.seeds[len(done) : len(done) + 1])
-            for trial in growth.add:
-                growth += self._take_known(trial.trial_id)
+    def _trial_ended(
+        self,
+        cell: _Cell,
+        point: PointUnderWay,
+        trial_id: str,
+        outcome: Outcome,
+        rows: Sequence[Row],
+    ) -> Growth:
+        trial = point.trials[trial_id]
+        diverged = any(name == "diverged" and value == 1 for name, value, *_ in rows)
+        if outcome != "done" or diverged:
+            point.waiting[trial.seed].discard(trial_id)
+            why = "diverged" if diverged else outcome
+            return self._fail(cell, point, f"{trial.stage} of seed {trial.seed} {why}")
+        point.end(trial_id, rows)
+        growth = self._judge_steps(cell, point, live=False)
+        if point.waiting[trial.seed]:
             return growth
-        return self._settle(cell, opened, "complete")
+        if missing := point.missing(trial.seed):
+            return growth + self._fail(cell, point, missing)
+        return growth if point.left else growth + self._judge_seeds(cell, point)
 
-    def _objectives(self, opened: _Open, seeds: Sequence[int]) -> list[float]:
-        return [
-            self._over_seeds(opened, objective, i, seeds)
-            for i, objective in enumerate(self.spec.objectives)
-        ]
+    def _judge_seeds(self, cell: _Cell, point: PointUnderWay) -> Growth:
+        """All planned seeds are there: judge the point, give it the next seed, or tell it."""
+        stop, done = self.spec.stop, point.done
+        if stop is None or stop.rungs != "seeds" or len(done) == len(point.seeds):
+            return self._settle(cell, point, "complete", point.objectives(done))
+        paired = stop.by == "wilcoxon"  # it compares points seed by seed
+        values = point.objectives(done[-1:] if paired else done)
+        if cell.search.report(point.proposal.number, len(done), values) and self._may_stop(
+            cell, point
+        ):
+            return self._settle(cell, point, "pruned", point.objectives(done))
+        trials = self._plan_seeds(cell, point, point.seeds[len(done) : len(done) + 1])
+        return Growth(add=trials) + self._take_known(trials)
 
-    def _over_seeds(
-        self, opened: _Open, quantity: Quantity, index: int, seeds: Sequence[int]
-    ) -> float:
-        of_seeds = [search_values.of_seed(quantity, opened.numbers[s][index]) for s in seeds]
-        return search_values.over_seeds(quantity, of_seeds)
-
-    # ---- rungs of steps
-
-    def _note_steps(self, opened: _Open, trial_id: str, rows: Sequence[Row]) -> None:
-        if self.spec.stop is None or self.spec.stop.rungs != "steps":
-            return
-        trial = opened.trials[trial_id]
-        seed, stage = trial.seed, trial.stage
-        steps = opened.steps.setdefault(seed, [{} for _ in self.spec.objectives])
-        for i, objective in enumerate(self.spec.objectives):
-            if objective.stage == stage:
-                steps[i] |= search_values.by_step(objective, rows)
-
-    def _judge_steps(self, cell: _Cell, opened: _Open, live: bool = True) -> Growth:
-        """Report the steps that every seed has reached with every objective, each once."""
-        if len(opened.steps) < len(opened.seeds) or opened.proposal.state != "running":
-            return Growth()
-        common = set.intersection(
-            *(set(values) for steps in opened.steps.values() for values in steps)
-        )
-        for step in sorted(s for s in common if s > opened.reported):
-            opened.reported = step
-            values = [
-                search_values.over_seeds(o, [steps[i][step] for steps in opened.steps.values()])
-                for i, o in enumerate(self.spec.objectives)
-            ]
-            stop = cell.search.report(opened.proposal.number, step, values)
-            if stop and live and any(opened.waiting.values()):
-                return self._settle(cell, opened, "pruned", values)
+    def _judge_steps(self, cell: _Cell, point: PointUnderWay, live: bool = True) -> Growth:
+        """Report the steps that the point has newly reached; it may be stopped while it runs."""
+        for step, values in point.new_steps():
+            stop = cell.search.report(point.proposal.number, step, values)
+            if stop and live and point.left and self._may_stop(cell, point):
+                return self._settle(cell, point, "pruned", values)
         return Growth()
+
+    def _may_stop(self, cell: _Cell, point: PointUnderWay) -> bool:
+        """Whether a point may be stopped early: one that a constraint refers to may not."""
+        labels = point.proposal.labels
+        return all(self._baseline(cell, i) != labels for i in range(len(self.spec.constraints)))
 
     # ---- telling
 
-    def _fail(self, cell: _Cell, opened: _Open, reason: str) -> Growth:
-        return self._close(cell, opened, "failed", reason=reason)
+    def _fail(self, cell: _Cell, point: PointUnderWay, reason: str) -> Growth:
+        return self._close(cell, point, "failed", reason=reason)
 
     def _settle(
-        self,
-        cell: _Cell,
-        opened: _Open,
-        state: Told,
-        values: Sequence[float] | None = None,
+        self, cell: _Cell, point: PointUnderWay, state: Told, values: Sequence[float]
     ) -> Growth:
         """Tell a point; one whose constraint refers to a point that is not told yet is held."""
-        done = [seed for seed, waiting in opened.waiting.items() if not waiting]
-        number = opened.proposal.number
-        if values is None:
-            values = self._objectives(opened, done)
         violations: list[float] = []
         if state == "complete":
-            self._note_baseline(cell, opened.proposal, opened)
+            self._note_baseline(cell, point)
         for i, constraint in enumerate(self.spec.constraints):
-            if state == "pruned" and not done:
+            if not point.done:
                 violations.append(0.0)  # stopped before it was measured
                 continue
-            if constraint.relative_to is not None and i not in cell.baselines:
-                if self._baseline_failed(cell, constraint.relative_to):
-                    return self._fail(cell, opened, "the point that a constraint refers to failed")
-                cell.held.append(number)
+            baseline = self._baseline(cell, i)
+            if baseline is not None and i not in cell.baselines:
+                if cell.has_failed(baseline):
+                    return self._fail(cell, point, "the point that a constraint refers to failed")
+                cell.held.append((point, state, values))
                 return Growth()
-            index = len(self.spec.objectives) + i
-            value = self._over_seeds(opened, constraint, index, done)
-            baseline = cell.baselines.get(i, 0.0)
-            violations.append(search_values.violation(constraint, value, baseline))
-        return self._close(cell, opened, state, values, violations)
+            value = point.value(constraint, len(self.spec.objectives) + i, point.done)
+            against = cell.baselines.get(i, 0.0)
+            violations.append(search_values.violation(constraint, value, against))
+        return self._close(cell, point, state, values, violations)
 
     def _close(
         self,
         cell: _Cell,
-        opened: _Open,
+        point: PointUnderWay,
         state: Told,
         values: Sequence[float] = (),
         violations: Sequence[float] = (),
         reason: str = "",
     ) -> Growth:
-        proposal = opened.proposal
-        cell.open.pop(proposal.number, None)
-        cell.search.tell(proposal.number, state, values, violations, reason)
+        cell.open.pop(point.proposal.number, None)
+        cell.search.tell(point.proposal.number, state, values, violations, reason)
         growth = Growth(asks=cell.search.drain())
         if state != "complete":
-            left = [trial for waiting in opened.waiting.values() for trial in waiting]
-            growth.stop = [trial for trial in left if not self._wanted(trial)]
+            growth.stop = [trial for trial in point.left if not self._wanted(trial)]
             rule = self.spec.stop.by if self.spec.stop is not None else ""
             growth.reason = f"stopped early ({rule})" if state == "pruned" else reason
-        growth += self._release(cell)
-        growth += self._confirm_if_over(cell)
-        return growth
+        held, cell.held = cell.held, []
+        for other, its_state, its_values in held:
+            growth += self._settle(cell, other, its_state, its_values)
+        return growth + self._confirm_if_over(cell)
 
     def _wanted(self, trial_id: str) -> bool:
         """Whether another open point waits for this trial."""
@@ -393,40 +348,16 @@ class Searches:
 
     # ---- constraints that refer to another point
 
-    def _note_baseline(self, cell: _Cell, proposal: Proposal, opened: _Open | None) -> None:
+    def _baseline(self, cell: _Cell, index: int) -> Point | None:
+        """Return the labels of the point that a constraint refers to, if it does."""
+        given = self.spec.constraints[index].relative_to
+        return None if given is None else self._planner.labels(cell.cell, given)
+
+    def _note_baseline(self, cell: _Cell, point: PointUnderWay) -> None:
         for i, constraint in enumerate(self.spec.constraints):
-            if constraint.relative_to is None or proposal.labels != self._planner.labels(
-                cell.cell, constraint.relative_to
-            ):
-                continue
-            index = len(self.spec.objectives) + i
-            if opened is not None:
-                cell.baselines[i] = self._over_seeds(opened, constraint, index, opened.seeds)
-                continue
-            values: dict[int, list[float]] = {}  # it was told by an earlier run
-            for trial in self._settled_trials(cell, proposal):
-                if trial.stage == constraint.stage:
-                    rows = self._rows(trial.trial_id) or ()
-                    found = search_values.of_trial(constraint, rows, trial.point)
-                    values.setdefault(trial.seed, []).extend(found)
-            if values and all(values.values()):
-                of_seeds = [search_values.of_seed(constraint, found) for found in values.values()]
-                cell.baselines[i] = search_values.over_seeds(constraint, of_seeds)
-
-    def _baseline_failed(self, cell: _Cell, given: Mapping[str, Any]) -> bool:
-        labels = self._planner.labels(cell.cell, given)
-        states = [p.state for p in cell.search.proposals if p.labels == labels]
-        return bool(states) and all(state in ("failed", "pruned") for state in states)
-
-    def _release(self, cell: _Cell) -> Growth:
-        """Tell the points that were held, now that another one was told."""
-        growth = Growth()
-        held, cell.held = cell.held, []
-        for number in held:
-            opened = cell.open.get(number)
-            if opened is not None:
-                growth += self._settle(cell, opened, "complete")
-        return growth
+            if self._baseline(cell, i) == point.proposal.labels:
+                index = len(self.spec.objectives) + i
+                cell.baselines[i] = point.value(constraint, index, point.done)
 
     # ---- confirmation
 

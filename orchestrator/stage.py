@@ -82,6 +82,8 @@ class Stage(Part):
         points: lists its points instead.
         params: the task's parameters; each axis adds the parameter of its name.
         timeout: seconds that one attempt may take.
+        expected: seconds that one attempt is expected to take; plans use it where nothing like it
+            was measured.
         retries: how often a trial whose task raised is tried again.
     """
 
@@ -97,6 +99,7 @@ class Stage(Part):
     params: dict[str, Any] = Field(default_factory=dict)
     resources: Resources = Field(default_factory=Resources)
     timeout: Duration | None = None
+    expected: Duration | None = None
     retries: int = Field(default=0, ge=0, le=100)
 
     @model_validator(mode="after")

@@ -1,9 +1,8 @@
 """Common image corruptions in the manner of CIFAR-10-C, for batches of small images.
 
-Fourteen of the fifteen types of Hendrycks & Dietterich (ICLR 2019), with the constants that made
-CIFAR-10-C; the fifteenth, frost, overlays photographs that cannot be shipped. Differences from
-the released arrays, all below a grey level or two: results stay real-valued where the released
-ones were truncated to 8 bits, and intermediate roundings are left out.
+The fifteen types of Hendrycks & Dietterich (ICLR 2019), with the constants that made CIFAR-10-C.
+Differences from the released arrays, all below a grey level or two: results stay real-valued
+where the released ones were truncated to 8 bits, and intermediate roundings are left out.
 
 Everything runs on the CPU in batched torch, and all randomness comes from the given generator.
 """
@@ -12,20 +11,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torchvision.io import decode_image, encode_jpeg
+from torchvision.io import ImageReadMode, decode_image, encode_jpeg
 
 from sensweep.tasks.api import TaskError
 from sensweep.tasks.names import unknown
 
 # The constants are meant for images of this size.
 SIZE = 32
+
+# The photographs that frost chooses from: five of the six that were released, as in CIFAR-10-C.
+FROST = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+_LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
 def corrupt(images: Tensor, corruption: str, severity: int, generator: Generator) -> Tensor:
@@ -47,7 +52,7 @@ def corrupt(images: Tensor, corruption: str, severity: int, generator: Generator
         float [N, C, H, W] in [0, 1].
 
     Raises:
-        TaskError: unknown corruption or severity, or images of another shape.
+        TaskError: unknown corruption or severity, images of another shape, or no photographs.
     """
     if corruption not in CORRUPTIONS:
         raise TaskError(unknown("corruption", corruption, CORRUPTIONS))
@@ -126,15 +131,32 @@ def _zoom_blur(x: Tensor, constants: float, generator: Generator) -> Tensor:
 def _snow(x: Tensor, constants: tuple[float, ...], generator: Generator) -> Tensor:
     """Whiten the image and add streaks of falling flakes, once upright and once upside down."""
     mean, std, zoom, threshold, radius, sigma, share = constants
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     flakes = mean + std * torch.randn(batch, 1, height, width, generator=generator)
     flakes = _zoom(flakes, zoom)
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
     flakes = _streak(flakes, int(radius), sigma, _uniform(-135, -45, (batch,), generator))
-    weights = torch.tensor([0.299, 0.587, 0.114] if channels == 3 else [1.0])
-    grey = (x * weights[:, None, None]).sum(1, keepdim=True)
+    grey = _grey(x)
     pale = torch.maximum(x, grey * 1.5 + 0.5)
     return share * x + (1 - share) * pale + flakes + flakes.flip(2, 3)
+
+
+def _frost(x: Tensor, constants: tuple[float, float], generator: Generator) -> Tensor:
+    """Lay a random part of a photograph of frost over the image."""
+    image_share, frost_share = constants
+    batch, channels, height, width = x.shape
+    frost = torch.empty(batch, 3, height, width)
+    for index, number in enumerate(torch.randint(len(FROST), (batch,), generator=generator)):
+        picture = _frost_picture(FROST[number])
+        # On larger images than the released ones, the photographs are enlarged until they cover.
+        missing = max((height + 1) / picture.shape[1], (width + 1) / picture.shape[2])
+        if missing > 1:
+            grown = [math.ceil(side * missing) for side in picture.shape[1:]]
+            picture = F.interpolate(picture[None], size=grown, mode="bilinear")[0]
+        top = int(torch.randint(picture.shape[1] - height, (), generator=generator))
+        left = int(torch.randint(picture.shape[2] - width, (), generator=generator))
+        frost[index] = picture[:, top : top + height, left : left + width]
+    return image_share * x + frost_share * (frost if channels == 3 else _grey(frost))
 
 
 def _fog(x: Tensor, constants: tuple[float, float], generator: Generator) -> Tensor:
@@ -196,6 +218,28 @@ def _jpeg_compression(x: Tensor, constants: int, generator: Generator) -> Tensor
     pixels = (x * 255).round().to(torch.uint8)
     files = encode_jpeg(list(pixels), quality=constants)
     return torch.stack([decode_image(file) for file in files]).to(x.dtype) / 255
+
+
+def _grey(x: Tensor) -> Tensor:
+    """Give the brightness [N, 1, H, W] of RGB or grey images."""
+    return (x * _LUMA[:, None, None]).sum(1, keepdim=True) if x.shape[1] == 3 else x
+
+
+@cache
+def _frost_picture(name: str) -> Tensor:
+    """Read a photograph at a fifth of its size, [3, H, W] in [0, 1]; a package ships it.
+
+    That package cannot be imported where setuptools is recent, but its files can be read.
+    """
+    spec = find_spec("imagecorruptions")
+    if spec is None or not spec.submodule_search_locations:
+        raise TaskError(
+            "corruption 'frost': its photographs ship with imagecorruptions, which is not "
+            "installed; pip install imagecorruptions"
+        )
+    file = Path(spec.submodule_search_locations[0]) / "frost" / name
+    picture = decode_image(str(file), ImageReadMode.RGB).float() / 255
+    return F.interpolate(picture[None], scale_factor=0.2, mode="bilinear", align_corners=False)[0]
 
 
 def _uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -345,6 +389,8 @@ _TABLE: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = {
             (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
         ),
     ),
+    # share of the image, share of the frost; they may add up to more than one
+    "frost": (_frost, ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
     # amount, decay of the roughness from one octave to the next
     "fog": (_fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),
     # added to V

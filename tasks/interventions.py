@@ -21,14 +21,18 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from sensweep.tasks.api import TaskError
 from sensweep.tasks.params.interventions import (
     INTERVENTIONS,
+    AdversarialTraining,
     NoIntervention,
     NoiseAugmentation,
     SensitivityPenalty,
+    SharpnessAware,
+    WeightDecay,
 )
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -104,9 +108,95 @@ def random_patches(
     return stripe(height)[:, None, :, None] & stripe(width)[:, None, None, :]
 
 
+def weight_decay(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    spec: WeightDecay,
+    criterion: Criterion,
+    noise: torch.Generator,
+) -> torch.Tensor:
+    """CE + strength / 2 * the sum of all trained weights' squares; see `WeightDecay`."""
+    squares = [w.square().sum() for w in model.parameters() if w.requires_grad]
+    return criterion(model(x), y) + spec.strength / 2 * torch.stack(squares).sum()
+
+
+def sam(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    spec: SharpnessAware,
+    criterion: Criterion,
+    noise: torch.Generator,
+) -> torch.Tensor:
+    """Cross-entropy at the weights w + rho * g / |g|; see `SharpnessAware`.
+
+    The shift counts as constant, so the gradient at w is the one at the shifted weights. Running
+    statistics (batch normalisation) are those of the first pass, at w; dropout draws anew.
+    """
+    weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
+    loss = criterion(model(x), y)
+    gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    scale = spec.strength / norm.clamp_min(1e-12)
+    shifted = {name: w + scale * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    spare = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return criterion(functional_call(model, {**shifted, **spare}, (x,)), y)
+
+
+def adversarial_training(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    spec: AdversarialTraining,
+    criterion: Criterion,
+    noise: torch.Generator,
+) -> torch.Tensor:
+    """Cross-entropy of the images after an attack on the model; see `AdversarialTraining`."""
+    return criterion(model(attacked(model, x, y, spec, noise)), y)
+
+
+def attacked(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    spec: AdversarialTraining,
+    noise: torch.Generator,
+) -> torch.Tensor:
+    """Move each image to where the cross-entropy is high: [B, C, H, W] in [0, 1].
+
+    In the loop of a training, for which a library's attack, with its way through numpy, is too
+    slow; the same attacks as `robustness` makes with the library (Goodfellow et al., ICLR 2015;
+    Madry et al., ICLR 2018).
+    """
+    epsilon = spec.strength
+    steps, size = (
+        (1, epsilon) if spec.attack == "fgsm" else (spec.steps, 2.5 * epsilon / spec.steps)
+    )
+    moved = x
+    if spec.attack == "pgd":
+        start = torch.rand(x.shape, generator=noise, device=x.device) * 2 - 1
+        moved = (x + epsilon * start).clamp(0, 1)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_()
+        # Summed, so that an image's gradient does not depend on how many others there are.
+        loss = F.cross_entropy(model(moved), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, moved)
+        moved = moved.detach() + size * gradient.sign()
+        moved = torch.minimum(torch.maximum(moved, x - epsilon), x + epsilon).clamp(0, 1)
+    for module in training:
+        module.training = True
+    return moved
+
+
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "none": none,
     "noise_augmentation": noise_augmentation,
     "sensitivity_penalty": sensitivity_penalty,
+    "weight_decay": weight_decay,
+    "sam": sam,
+    "adversarial_training": adversarial_training,
 }
 assert LOSSES.keys() == INTERVENTIONS.keys()

@@ -34,6 +34,7 @@ def sensitivity(params: Mapping[str, object], context: Context) -> Iterator[Meas
     # Nothing here draws from the global generators; isolation is for threads and determinism.
     with isolated(context.device, context.threads, context.stream("sensitivity")):
         model, (x, y), step = subject(context, p.split, p.images)
+        model.to(memory_format=torch.channels_last)  # convolutions on a CPU are up to 2x faster
         if p.patch > min(x.shape[2:]):
             raise TaskError(
                 f"patch: {p.patch} is larger than the images, which are "

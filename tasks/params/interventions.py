@@ -5,7 +5,7 @@ Only their parameters; how each changes the loss is in `sensweep.tasks.intervent
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -64,6 +64,68 @@ class SensitivityPenalty(Intervention):
     )
 
 
+class WeightDecay(Intervention):
+    """Penalise the squared norm of the weights: CE + strength / 2 * sum of squared weights.
+
+    The classical L2 penalty, inside the loss (Krogh & Hertz, NeurIPS 1991). Plain SGD with it is
+    SGD with that decay; an adaptive optimiser rescales its gradient like any other (Loshchilov &
+    Hutter, ICLR 2019). It comes on top of the optimiser's own, decoupled decay, the parameter
+    `weight_decay` of the training.
+    """
+
+    name = "weight_decay"
+
+    strength: float = Field(
+        ge=0, description="factor of half the squared norm of all trained weights; e.g. 1e-3"
+    )
+
+
+class SharpnessAware(Intervention):
+    """Follow the gradient at the worst nearby weights (SAM; Foret et al., ICLR 2021).
+
+    The gradient of the loss is taken at w + rho * g / |g|, where g is its gradient at w and |.|
+    the norm over all weights together: equation 2 and algorithm 1 of the paper, with p = 2.
+    """
+
+    name = "sam"
+
+    strength: float = Field(
+        0.05,
+        ge=0,
+        description="rho, the length of the step to the nearby weights; 0.05 in the paper",
+    )
+
+
+class AdversarialTraining(Intervention):
+    """Train on images attacked as training goes on, with an L-infinity bound on each pixel.
+
+    Only the attacked images are trained on (Madry et al., ICLR 2018). They are made against the
+    model in eval mode, with plain cross-entropy, and stay within [0, 1].
+    """
+
+    name = "adversarial_training"
+
+    strength: float = Field(
+        ge=0,
+        le=1,
+        description="epsilon, the largest change of a pixel, in pixels of [0, 1]; e.g. 8/255",
+    )
+    attack: Literal["fgsm", "pgd"] = Field(
+        "fgsm",
+        description="fgsm: one step of epsilon from the image; pgd: `steps` projected steps of "
+        "2.5 epsilon / steps from a random start within the bound",
+    )
+    steps: int = Field(5, ge=1, description="gradient steps of pgd")
+
+
 INTERVENTIONS: dict[str, type[Intervention]] = {
-    kind.name: kind for kind in (NoIntervention, NoiseAugmentation, SensitivityPenalty)
+    kind.name: kind
+    for kind in (
+        NoIntervention,
+        NoiseAugmentation,
+        SensitivityPenalty,
+        WeightDecay,
+        SharpnessAware,
+        AdversarialTraining,
+    )
 }

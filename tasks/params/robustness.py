@@ -13,6 +13,7 @@ Corruption = Literal[
     "motion_blur",
     "zoom_blur",
     "snow",
+    "frost",
     "fog",
     "brightness",
     "contrast",
@@ -34,6 +35,11 @@ class RobustnessParams(BaseModel):
     corruptions: list[Corruption] = Field(
         ["gaussian_noise", "impulse_noise", "defocus_blur", "brightness", "contrast"],
         description="types of corruption, in the manner of CIFAR-10-C",
+    )
+    cifar_c: str | None = Field(
+        None,
+        description="folder of the published CIFAR-10-C arrays, labels.npy and NAME.npy for each "
+        "of `corruptions`; images are then drawn from them and not corrupted here",
     )
     severities: list[Annotated[int, Field(ge=1, le=5)]] = Field(
         [1, 2, 3, 4, 5], min_length=1, description="severities of each corruption, 1 to 5"

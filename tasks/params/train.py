@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -20,6 +21,8 @@ _NOT_OF_ARCH = {
     "pretrained": "models are trained from scratch",
     "checkpoint_path": "models are trained from scratch",
 }
+# Options of an intervention that are given beside it, so that an axis can vary them.
+_BESIDE = ("strength", "noise", "probability")
 
 
 class TrainParams(BaseModel):
@@ -42,6 +45,12 @@ class TrainParams(BaseModel):
         None,
         validate_default=True,
         description="strength of the intervention; its unit and range are the intervention's",
+    )
+    noise: float | None = Field(
+        None, description="noise of the intervention, where it has that option: an axis may vary it"
+    )
+    probability: float | None = Field(
+        None, description="probability of the intervention, where it has that option; likewise"
     )
     train_size: int | None = Field(
         None, ge=1, description="images to train on, the first of the train split; default all"
@@ -108,15 +117,17 @@ class TrainParams(BaseModel):
                 raise ValueError(message)
         return intervention
 
-    @field_validator("strength")
+    @field_validator(*_BESIDE)
     @classmethod
-    def _strength_in_range(cls, strength: float | None, info: ValidationInfo) -> float | None:
+    def _option_in_range(cls, value: float | None, info: ValidationInfo) -> float | None:
         if "intervention" in info.data:  # else it was refused itself
             name, options = _parted("intervention", info.data["intervention"])
-            for key, message in _errors(name, _with_strength(options, strength)):
-                if key == "strength":
+            this = str(info.field_name)
+            given = {key: info.data.get(key) for key in _BESIDE} | {this: value}
+            for key, message in _errors(name, _with_given(options, given)):
+                if key == this:
                     raise ValueError(message)
-        return strength
+        return value
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -130,7 +141,8 @@ class TrainParams(BaseModel):
     def intervention_spec(self) -> Intervention:
         """Return the intervention with its strength and options."""
         name, options = _parted("intervention", self.intervention)
-        return INTERVENTIONS[name](**_with_strength(options, self.strength))
+        given = {key: getattr(self, key) for key in _BESIDE}
+        return INTERVENTIONS[name](**_with_given(options, given))
 
 
 def _parted(field: str, value: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -142,9 +154,9 @@ def _parted(field: str, value: str | dict[str, Any]) -> tuple[str, dict[str, Any
     return name, {key: item for key, item in value.items() if key != "name"}
 
 
-def _with_strength(options: dict[str, Any], strength: float | None) -> dict[str, Any]:
-    # Left out, it is the intervention's own default, if there is one.
-    return options if strength is None else {**options, "strength": strength}
+def _with_given(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    # What is left out is the intervention's own default, if there is one.
+    return options | {key: value for key, value in given.items() if value is not None}
 
 
 def _errors(name: str, options: dict[str, Any]) -> list[tuple[str, str]]:

@@ -330,7 +330,7 @@ def test_estimates_come_from_the_nearest_history(folder):
     more = make_plan(study(folder, seeds=3, stages__fit__resources={"cpus": 2}), known)
     expected = estimate(more, known, cpus=4)
     new = (FITS + LOOKS + PROBES) // 2
-    assert (expected.known, expected.unknown) == (new, 0)
+    assert (expected.measured, expected.unknown) == (new, 0)
     assert expected.worker_hours == pytest.approx(3 * new / 3600)
     assert expected.seconds == pytest.approx(3 * (2 * FITS + LOOKS + PROBES) / 2 / 4)
     # Other params: not the same trial, but the same stage.

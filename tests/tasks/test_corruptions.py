@@ -20,12 +20,12 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from sensweep.tasks.api import TaskError
-from sensweep.tasks.corruptions import CORRUPTIONS, corrupt
+from sensweep.tasks.corruptions import CORRUPTIONS, _frost_picture, corrupt
 from sensweep.tasks.params.robustness import Corruption
 
 SEVERITIES = (1, 2, 3, 4, 5)
 RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur"}
-RANDOM |= {"snow", "fog", "elastic_transform"}
+RANDOM |= {"snow", "frost", "fog", "elastic_transform"}
 EXACT = 2e-5  # rounding of float32
 GREY_LEVEL = 1 / 255
 
@@ -396,10 +396,10 @@ def test_any_size_keeps_shape_and_range_and_meets_its_draws_alone(corruption, si
         assert not torch.equal(twins[0], twins[1])  # each image has draws of its own
 
 
-# In the published constants, glass blur and elastic transform trade one kind of damage for
+# In the published constants, glass blur, elastic transform and frost trade one kind of damage for
 # another from step to step, and motion blur gains reach but not width from 3 to 4.
 @pytest.mark.parametrize(
-    "corruption", sorted(set(CORRUPTIONS) - {"glass_blur", "elastic_transform"})
+    "corruption", sorted(set(CORRUPTIONS) - {"glass_blur", "elastic_transform", "frost"})
 )
 def test_damage_grows_with_severity(corruption):
     images = pictures(60)
@@ -420,6 +420,45 @@ def test_small_images_keep_noise_per_pixel_and_flat_images_under_blur():
     for corruption in ("defocus_blur", "zoom_blur", "motion_blur", "glass_blur", "pixelate"):
         blurred = corrupt(flat[:5], corruption, 5, generator())
         assert torch.allclose(blurred, flat[:5], atol=1e-5)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_frost_is_a_share_of_the_image_and_a_share_of_a_photograph(severity):
+    image_share, frost_share = [(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)][
+        severity - 1
+    ]
+    black, dark = torch.zeros(40, 3, 32, 32), torch.full((40, 3, 32, 32), 0.1)
+    source = generator()
+    parts = []
+    for number in torch.randint(5, (40,), generator=source).tolist():
+        name = ["frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg"][number]
+        picture = _frost_picture(name)
+        top, left = (torch.randint(n - 32, (), generator=source) for n in picture.shape[1:])
+        parts.append(picture[:, top : top + 32, left : left + 32])
+    frost = torch.stack(parts)
+    for image in (black, dark):
+        ours = corrupt(image, "frost", severity, generator())
+        truth = (image * image_share + frost * frost_share).clamp(0, 1)
+        assert torch.allclose(ours, truth, atol=1e-6)
+    assert len({round(part.mean().item(), 4) for part in frost}) > 30  # parts and photographs vary
+    # Colours as decoded: the photographs are bluish.
+    assert frost[:, 2].mean() > frost[:, 0].mean()
+    grey = corrupt(black[:, :1], "frost", severity, generator()) / frost_share
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    assert torch.allclose(grey[:, 0], (frost * weights).sum(1), atol=1e-5)
+
+
+def test_frost_covers_images_larger_than_its_photographs():
+    large = torch.zeros(6, 1, 150, 150)
+    frosted = corrupt(large, "frost", 3, generator())
+    assert (frosted.mean((1, 2, 3)) > 0.02).all()
+
+
+def test_frost_without_its_photographs_says_which_package_has_them(monkeypatch):
+    monkeypatch.setattr("sensweep.tasks.corruptions.find_spec", lambda name: None)
+    _frost_picture.cache_clear()
+    with pytest.raises(TaskError, match="pip install imagecorruptions"):
+        corrupt(pictures(1), "frost", 1, generator())
 
 
 def test_no_corruption_touches_the_global_state(unchanged):

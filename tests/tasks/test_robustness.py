@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from sensweep.tasks.api import Context, TaskError
 from sensweep.tasks.checkpoints import load_model
+from sensweep.tasks.cifar_c import CifarC
+from sensweep.tasks.corruptions import corrupt
+from sensweep.tasks.data import load
 from sensweep.tasks.params.robustness import RobustnessParams
 from sensweep.tasks.robustness import adversarial_accuracy, robustness
 
@@ -215,11 +218,11 @@ def test_task_yields_each_accuracy_once_and_the_mean_over_corruptions(trained, u
     named = [(row.name, *row.coordinates.values()) for row in rows]
     assert named == [
         ("accuracy", "none", 0),
-        ("accuracy", "gaussian_noise", 1),
-        ("accuracy", "gaussian_noise", 5),
-        ("accuracy", "contrast", 1),
-        ("accuracy", "contrast", 5),
-        ("corruption_accuracy",),
+        ("accuracy", "gaussian_noise", 1, "CIFAR-C-style"),
+        ("accuracy", "gaussian_noise", 5, "CIFAR-C-style"),
+        ("accuracy", "contrast", 1, "CIFAR-C-style"),
+        ("accuracy", "contrast", 5, "CIFAR-C-style"),
+        ("corruption_accuracy", "CIFAR-C-style"),
         ("adversarial_accuracy", "fgsm", 0.02),
         ("adversarial_accuracy", "fgsm", 0.1),
         ("adversarial_accuracy", "pgd", 0.02),
@@ -229,8 +232,9 @@ def test_task_yields_each_accuracy_once_and_the_mean_over_corruptions(trained, u
     values = {name: row.value for name, row in zip(named, rows, strict=True)}
     assert values[("accuracy", "none", 0)] > 0.6
     mean = sum(row.value for row in rows[1:5]) / 4
-    assert values[("corruption_accuracy",)] == pytest.approx(mean, abs=1e-12)
-    assert values[("accuracy", "contrast", 5)] < values[("accuracy", "contrast", 1)]
+    assert values[("corruption_accuracy", "CIFAR-C-style")] == pytest.approx(mean, abs=1e-12)
+    severe, mild = (values[("accuracy", "contrast", it, "CIFAR-C-style")] for it in (5, 1))
+    assert severe < mild
     assert values[("adversarial_accuracy", "fgsm", 0.1)] < values[("accuracy", "none", 0)]
 
 
@@ -250,7 +254,7 @@ def test_rows_depend_on_the_seed_and_not_on_order_company_or_what_ran_before(tra
         corruptions=["contrast", "fog", "gaussian_noise"], severities=[5], attacks=["pgd"]
     )
     for name, value in reordered.items():
-        if name in first and name != ("corruption_accuracy",):
+        if name in first and name[0] != "corruption_accuracy":
             assert value == first[name], name
     assert rows(seed=1) != first
 
@@ -264,13 +268,80 @@ def test_corruptions_and_attacks_can_each_be_left_out(trained):
 
 
 def test_clean_accuracy_is_that_of_the_whole_split_when_all_images_are_taken(trained):
-    from sensweep.tasks.data import load
-
     params = {**PARAMS, "images": 10_000, "corruptions": [], "attacks": []}
     [row] = robustness(params, Context(parents={"train": trained}))
     model, _ = load_model(trained)
     x, y = load("digits", {}).test
     assert row.value == pytest.approx((model(x).argmax(1) == y).double().mean().item(), abs=1e-12)
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """Published arrays in small: 40 digits at five severities of two corruptions, and labels."""
+    x, y = load("digits", {}).test
+    x, y = x[:40], y[:40]
+    pixels = {}
+    for name in ("contrast", "frost"):
+        slices = [corrupt(x, name, severity, generator(severity)) for severity in range(1, 6)]
+        pixels[name] = (torch.cat(slices).permute(0, 2, 3, 1) * 255).round().byte().numpy()
+        np.save(tmp_path / f"{name}.npy", pixels[name])
+    np.save(tmp_path / "labels.npy", np.tile(y.numpy().astype(np.uint8), 5))
+    return tmp_path, pixels, y
+
+
+def published(trained, folder, seed=0, **params):
+    given = {"cifar_c": str(folder), "corruptions": ["frost", "contrast"], "attacks": []}
+    found = robustness({**given, **params}, Context(seed=seed, parents={"train": trained}))
+    return {(row.name, *row.coordinates.values()): row.value for row in found}
+
+
+def test_published_arrays_are_read_slice_by_slice(trained, arrays):
+    folder, pixels, y = arrays
+    values = published(trained, folder)
+    model, _ = load_model(trained)
+    by_hand = []
+    for name in ("frost", "contrast"):
+        for severity in range(1, 6):
+            right = 0
+            for index in range(40):
+                image = pixels[name][(severity - 1) * 40 + index, :, :, 0]
+                logits = model(torch.from_numpy(image)[None, None].float() / 255)
+                right += int(logits.argmax() == y[index])
+            by_hand.append(right / 40)
+            assert values["accuracy", name, severity, "CIFAR-10-C"] == pytest.approx(by_hand[-1])
+    assert values["corruption_accuracy", "CIFAR-10-C"] == pytest.approx(sum(by_hand) / 10)
+    assert len(set(by_hand)) > 2  # the slices differ, so that a mix-up would show
+
+
+def test_a_subset_of_published_arrays_is_the_same_everywhere_and_drawn_by_the_seed(trained, arrays):
+    folder, _, _ = arrays
+    one, again = CifarC(str(folder), 7, seed=1), CifarC(str(folder), 7, seed=1)
+    shape = (1, 8, 8)
+    _, labels = one.read("frost", 1, shape)
+    assert len(labels) == 7
+    for name in ("frost", "contrast"):
+        for severity in (1, 5):
+            assert torch.equal(again.read(name, severity, shape)[1], labels)
+    assert (CifarC(str(folder), 7, seed=2).chosen != one.chosen).any()
+    assert published(trained, folder, images=7) != published(trained, folder, images=7, seed=5)
+
+
+def test_published_arrays_that_do_not_fit_are_one_clear_line(trained, arrays):
+    folder, _, _ = arrays
+    with pytest.raises(TaskError, match=r"unknown array 'snow'.*valid: contrast, frost, labels"):
+        published(trained, folder, corruptions=["snow"])
+    with pytest.raises(TaskError, match=r"unknown array 'labels'.*zenodo"):
+        published(trained, folder / "nowhere")
+    np.save(folder / "frost.npy", np.zeros((200, 32, 32, 3), np.uint8))
+    message = r"frost.npy .* is uint8 \[200, 32, 32, 3\]; .* wanted uint8 \[200, 8, 8, 1\]"
+    with pytest.raises(TaskError, match=message):
+        published(trained, folder)
+    (folder / "frost.npy").write_bytes(b"no array")
+    with pytest.raises(TaskError, match="is no array of numpy"):
+        published(trained, folder)
+    np.save(folder / "labels.npy", np.zeros(7))
+    with pytest.raises(TaskError, match=r"labels.npy .* has shape \(7,\); wanted"):
+        published(trained, folder)
 
 
 def test_bad_input_is_refused():

@@ -114,6 +114,31 @@ def test_flip_probability_of_a_linear_threshold_is_the_normal_tail():
         assert others.tolist() == [0, 0, 0]  # patches that the model does not look at
 
 
+def test_a_model_that_looks_everywhere_is_less_sensitive_than_one_that_looks_at_one_patch():
+    """Same margin, same norm of the weights: the direction that the definition must show."""
+    everywhere = torch.ones(1, 4, 4, dtype=torch.float64) / 4
+    corner = torch.zeros(1, 4, 4, dtype=torch.float64)
+    corner[0, :2, :2] = 0.5
+    images = torch.full((500, 1, 4, 4), 0.5, dtype=torch.float64)
+    kwargs = {"sigmas": [0.2, 0.4], "patch": 2, "draws": 2}
+    spread, focused = (
+        patch_sensitivity(
+            Threshold(weight, (images[0] * weight).sum().item() - 0.4),
+            images,
+            generator=generator(),
+            **kwargs,
+        ).mean((1, 2))
+        for weight in (everywhere, corner)
+    )
+    assert everywhere.norm() == corner.norm() == 1
+    assert (spread < focused / 2)[0]
+    # The noise on one patch has norm sigma for the one, and half of it for the other.
+    for size, sigma in enumerate(kwargs["sigmas"]):
+        tails = [0.5 * math.erfc(0.4 / (sigma * reach) / math.sqrt(2)) for reach in (0.5, 1.0)]
+        assert spread[size].item() == pytest.approx(tails[0], abs=0.02)
+        assert focused[size].item() == pytest.approx(tails[1] / 4, abs=0.02)
+
+
 def test_a_constant_model_has_no_sensitivity_and_a_diverged_one_none_that_counts():
     images = pictures().float()
     kwargs = {"sigmas": [10.0], "patch": 2, "draws": 3, "generator": generator()}
