@@ -257,9 +257,10 @@ def has_values(rows: pd.DataFrame, column: str) -> bool:
 
 
 def ordered(values: Iterable[object]) -> list[str]:
-    """Distinct values as text, in the `natural` order."""
-    texts = {canonical(value) for value in values if value is not None and value == value}
-    return sorted(texts, key=natural)
+    """Distinct values as text, missing ones aside, in the `natural` order."""
+    import pandas as pd
+
+    return sorted({canonical(value) for value in values if not pd.isna(value)}, key=natural)
 
 
 def natural(text: str) -> tuple[bool, float, str]:

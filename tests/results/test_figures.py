@@ -29,7 +29,7 @@ from sensweep.results.figures import (
     plotted,
 )
 from sensweep.results.selector import NoRows, Selector
-from sensweep.results.series import Lines, Points
+from sensweep.results.series import Lines, Points, ordered
 from sensweep.results.statistics import spearman
 
 ARCHS = ("cnn", "mlp", "vit")
@@ -125,6 +125,11 @@ def test_axes_may_have_any_name() -> None:
     renamed = plotted(scatter(colour="x", marker="panel", split="colour"), rows)
     pd.testing.assert_frame_equal(renamed.data, plotted(scatter(split="sigma"), ROWS).data)
     assert plotted(curve(x="colour", by="colour", y=y), rows).note.endswith("over x, draw.")
+
+
+def test_whole_numbers_with_gaps_are_ordered_too() -> None:
+    assert ordered(pd.array([10, None, 9], dtype="Int64")) == ["9", "10"]
+    assert ordered([float("nan"), 2.0, None, "b"]) == ["2", "b"]
 
 
 def test_an_axis_of_names_gets_positions_and_ticks() -> None:
