@@ -256,7 +256,7 @@ def has_values(rows: pd.DataFrame, column: str) -> bool:
     return column in rows.columns and bool(rows[column].notna().any())
 
 
-def ordered(values: Iterable[object]) -> list[str]:
+def ordered(values: Iterable[Any]) -> list[str]:
     """Distinct values as text, missing ones aside, in the `natural` order."""
     import pandas as pd
 

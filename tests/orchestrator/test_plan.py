@@ -323,6 +323,19 @@ def test_rebuilding_reaches_as_far_up_as_it_must(folder):
     assert changed.counts() == {"fit": {"rebuild": 4}, "tune": {"rebuild": 4}, "probe": {"new": 4}}
 
 
+def test_what_was_never_measured_takes_what_the_study_expects(folder):
+    stated = {"stages__fit__expected": "1h", "stages__fit__resources": {"gpus": 0.5}}
+    plan = make_plan(study(folder, **stated))
+    cost = estimate(plan, Recorded(), cpus=4)
+    assert (cost.measured, cost.stated) == (0, FITS)
+    assert cost.worker_hours == pytest.approx(FITS)
+    assert cost.gpu_hours == pytest.approx(FITS / 2)
+    known = recorded(make_plan(study(folder)), seconds=36.0)
+    assert estimate(make_plan(study(folder, **stated), known), known, cpus=4).gpu_hours == 0
+    more = make_plan(study(folder, seeds=3, **stated), known)
+    assert estimate(more, known, cpus=4).gpu_hours == pytest.approx(FITS / 2 * 0.01 * 0.5)
+
+
 def test_estimates_come_from_the_nearest_history(folder):
     plan = make_plan(study(folder))
     assert estimate(plan, Recorded(), 2).unknown == len(plan.trials)
