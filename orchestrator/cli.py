@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sensweep.orchestrator.errors import InputError, suggest
+from sensweep.orchestrator.cli_home import (
+    find_sweep,
+    home_option,
+    json_option,
+    open_home,
+    print_json,
+    profile_option,
+)
+from sensweep.orchestrator.cli_search import export_optuna
+from sensweep.orchestrator.errors import InputError
 
 if TYPE_CHECKING:
     from sensweep.orchestrator.session import Sweep
-    from sensweep.results.store import Home
 
 DONE, SOME_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
-
-home_option = click.option(
-    "--home", default="runs", show_default=True, help="Folder of the results."
-)
-profile_option = click.option(
-    "--profile", default="cpu", show_default=True, help="Profile of the study."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -77,7 +75,7 @@ def run(
     )
     summary = _finish(sweep, tracking_uri)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         _print_summary(sweep, summary)
     if sweep.stopped and not sweep.stopped.startswith("the budget"):
@@ -107,7 +105,7 @@ def plan(
     Example: sensweep plan quickstart --why
     """
     from sensweep.clusters.local import usable_cpus
-    from sensweep.orchestrator.plan import estimate
+    from sensweep.orchestrator.plan import estimate, searched_counts
     from sensweep.orchestrator.session import prepare
     from sensweep.orchestrator.study import load_study
     from sensweep.orchestrator.why import why
@@ -116,15 +114,19 @@ def plan(
     planned, slots = prepared.plan, cpus or usable_cpus()
     cost = estimate(planned, prepared.recorded, slots)
     reasons = why(planned, prepared.recorded) if explain else []
+    known = cost.measured + cost.stated
     if as_json:
-        _print_json(
+        print_json(
             {
                 "sweep": planned.study.sweep,
                 "stages": {stage: dict(counts) for stage, counts in planned.counts().items()},
                 "to_run": len(planned.to_run),
-                "seconds": cost.seconds if cost.known else None,
-                "worker_hours": cost.worker_hours if cost.known else None,
-                "estimated_trials": cost.known,
+                "searched": dict(searched_counts(planned)),
+                "seconds": cost.seconds if known else None,
+                "worker_hours": cost.worker_hours if known else None,
+                "gpu_hours": cost.gpu_hours if known else None,
+                "measured_trials": cost.measured,
+                "stated_trials": cost.stated,
                 "unknown_trials": cost.unknown,
                 "cpus": slots,
                 "why": [
@@ -151,10 +153,10 @@ def status(study: str, home: str, profile: str, as_json: bool) -> None:
     from sensweep.orchestrator.cli_text import status_text
     from sensweep.orchestrator.sweep_status import sweep_status
 
-    store, sweep = _find(study, home, profile)
+    store, sweep = find_sweep(study, home, profile)
     found = sweep_status(store, sweep)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         click.echo(status_text(found))
 
@@ -172,7 +174,7 @@ def watch(study: str, home: str, profile: str) -> None:
     from sensweep.orchestrator.progress import Progress
     from sensweep.orchestrator.sweep_status import sweep_status
 
-    store, sweep = _find(study, home, profile)
+    store, sweep = find_sweep(study, home, profile)
     with Progress(store, sweep) as display:
         while sweep_status(store, sweep)["state"] == "running":
             display.update()
@@ -189,7 +191,7 @@ def stop(study: str, home: str, profile: str) -> None:
 
     Example: sensweep stop quickstart
     """
-    store, sweep = _find(study, home, profile)
+    store, sweep = find_sweep(study, home, profile)
     if store.alive(sweep) is not False and store.request_stop(sweep, "stopped by the user"):
         click.echo(f"{sweep}: asked to stop; `sensweep watch` shows when it has")
     else:
@@ -207,7 +209,7 @@ def logs(trial: str, home: str, only_path: bool) -> None:
     """
     from sensweep.orchestrator.sweep_status import last_log
 
-    path = last_log(_open(home), trial)
+    path = last_log(open_home(home), trial)
     if only_path:
         click.echo(path)
     else:
@@ -228,11 +230,11 @@ def query(sql: str, home: str, as_json: bool) -> None:
     from sensweep.results.queries import query as select
 
     try:
-        found = select(_open(home), sql)
+        found = select(open_home(home), sql)
     except QueryError as error:
         raise InputError(str(error)) from None
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         from sensweep.orchestrator.cli_text import table_text
 
@@ -251,10 +253,10 @@ def claims(study: str, home: str, profile: str, as_json: bool) -> None:
     """
     from sensweep.results.queries import claims_of
 
-    store, sweep = _find(study, home, profile)
+    store, sweep = find_sweep(study, home, profile)
     found = [_with_interval(claim) for claim in claims_of(store, sweep)]
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         from sensweep.orchestrator.cli_text import claims_text
 
@@ -271,12 +273,12 @@ def report(study: str, home: str, profile: str, as_json: bool) -> None:
 
     Example: sensweep report quickstart
     """
-    from sensweep.results.report import write_report
+    from sensweep.orchestrator.reporting import report_sweep
 
-    store, sweep = _find(study, home, profile)
-    page = write_report(store, sweep)
+    store, sweep = find_sweep(study, home, profile)
+    page = report_sweep(store, sweep)
     if as_json:
-        _print_json({"report": str(page)})
+        print_json({"report": str(page)})
     else:
         click.echo(page)
 
@@ -295,13 +297,13 @@ def mirror(study: str, home: str, profile: str, tracking_uri: str | None, as_jso
     from sensweep.results.mlflow_mirror import MirrorError
     from sensweep.results.mlflow_mirror import mirror as mirror_sweep
 
-    store, sweep = _find(study, home, profile)
+    store, sweep = find_sweep(study, home, profile)
     try:
         done = mirror_sweep(store, sweep, tracking_uri)
     except MirrorError as error:
         raise InputError(str(error)) from None
     if as_json:
-        _print_json(vars(done))
+        print_json(vars(done))
     else:
         click.echo(done)
 
@@ -326,7 +328,7 @@ def studies(as_json: bool) -> None:
             }
         )
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         from sensweep.orchestrator.cli_text import table_text
 
@@ -344,43 +346,15 @@ def gc(home: str, dry_run: bool, as_json: bool) -> None:
     """
     from sensweep.orchestrator.checkpoint_gc import collect
 
-    freed = collect(_open(home), dry_run)
+    freed = collect(open_home(home), dry_run)
     if as_json:
-        _print_json(freed)
+        print_json(freed)
     else:
         verb = "would free" if dry_run else "freed"
         click.echo(
             f"{verb} {freed['freed']} of {freed['checkpoints']} checkpoints "
             f"({freed['freed_bytes'] / 1e6:.1f} of {freed['bytes'] / 1e6:.1f} MB)"
         )
-
-
-def _open(home: str) -> Home:
-    """Open a home that exists."""
-    from sensweep.results.store import Home
-
-    if not Path(home).is_dir():
-        raise InputError(f"no home at {home!r}: give --home, or make one with `sensweep run`")
-    return Home(home)
-
-
-def _find(study: str, home: str, profile: str) -> tuple[Home, str]:
-    """Find a sweep of a home by its study's name or file, or by its own id."""
-    store = _open(home)
-    known = store.sweeps()
-    name = Path(study).stem if study.endswith((".yaml", ".yml")) else study
-    for sweep in (study, f"{name}.{profile}"):
-        if sweep in known:
-            return store, sweep
-    if study.endswith((".yaml", ".yml")) and Path(study).is_file():
-        from sensweep.orchestrator.study import load_study
-
-        sweep = load_study(study, profile).sweep
-        if sweep in known:
-            return store, sweep
-    raise InputError(
-        f"no sweep {name}.{profile} in the home {home!r}{suggest(f'{name}.{profile}', known)}"
-    )
 
 
 def _finish(sweep: Sweep, tracking_uri: str | None) -> dict[str, Any]:
@@ -435,8 +409,7 @@ def _print_summary(sweep: Sweep, summary: dict[str, Any]) -> None:
     click.echo(f'query    sensweep query "select * from cells" --home {summary["home"]}')
 
 
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+cli.add_command(export_optuna)
 
 
 def main() -> None:

@@ -13,13 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from sensweep.orchestrator import events as ev
-from sensweep.orchestrator.attempt import Assignment, Outcome, Selected
+from sensweep.orchestrator.attempt import Assignment, Outcome
 from sensweep.orchestrator.committer import Committer
 from sensweep.orchestrator.executor_events import (
     Died,
@@ -33,41 +32,18 @@ from sensweep.orchestrator.executor_events import (
 from sensweep.orchestrator.growth import Growth
 from sensweep.orchestrator.live import Live, Running
 from sensweep.orchestrator.moves import State
-from sensweep.orchestrator.needs import choose
 from sensweep.orchestrator.nodes import Shape
-from sensweep.orchestrator.plan import Plan, Status, status_of
-from sensweep.orchestrator.recorded import Recorded
-from sensweep.orchestrator.scheduler import Group, Policy, Scheduler
+from sensweep.orchestrator.plan import Status
+from sensweep.orchestrator.roll import Orders, Roll, label
+from sensweep.orchestrator.scheduler import Scheduler
 from sensweep.orchestrator.search_values import Row
 from sensweep.orchestrator.searching import Searching
-from sensweep.orchestrator.study import Stage
-from sensweep.orchestrator.trial import Trial, canonical_json, trial_columns
+from sensweep.orchestrator.trial import Trial, trial_columns
 from sensweep.results.errors import Fenced
 from sensweep.results.store import Home
 
 LOOK_EVERY = 0.5  # seconds between looks at stop requests, nodes and the clock
 OBJECTIVES = ("validation_accuracy", "value")  # what "best so far" shows, the first that occurs
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What a driver is to do: run this plan as this sweep of this home.
-
-    Attributes:
-        study: the resolved study and its provenance, recorded with the driver's epoch.
-        recorded: what the home has of the trials that are done or failed.
-        attempts: attempts that this sweep has recorded of trials that are not done, by trial_id.
-        retry_failed: whether trials that failed before are run again.
-    """
-
-    home: str
-    sweep: str
-    plan: Plan
-    study: Mapping[str, object]
-    recorded: Recorded = field(default_factory=Recorded)
-    retry_failed: bool = False
-    attempts: Mapping[str, int] = field(default_factory=dict)
-    policy: Policy = field(default_factory=Policy)
 
 
 class Executor(Protocol):
@@ -98,6 +74,7 @@ class Executor(Protocol):
 class Driver:
     """Runs one sweep to its end. `run` blocks; `beat` may be called from other threads."""
 
+    _roll: Roll
     _committer: Committer
     _searching: Searching | None = None
 
@@ -106,23 +83,8 @@ class Driver:
         self.live = Live()
         self._executor = executor
         self._home = Home(orders.home)
-        home = Path(orders.home)
-        self._recorded = replace(orders.recorded, exists=lambda path: (home / path).is_file())
-        self._trials: list[Trial] = []
-        self._parents: list[tuple[int, ...]] = []
-        self._status: list[Status] = []
         self._study = orders.plan.study
-        self._shapes = {name: _shape(stage) for name, stage in self._study.stages.items()}
-        self._resources = {
-            name: canonical_json(stage.resources.model_dump(mode="json"))
-            for name, stage in self._study.stages.items()
-        }
-        self._roots = tuple(str(folder) for folder in self._study.folders)
-        self._folder = str(Path(orders.home).absolute())
         self._scheduler = Scheduler(orders.policy)
-        self._index: dict[str, int] = {}
-        self._groups: dict[str, int] = {}
-        self._artifacts: dict[int, Sequence[Mapping[str, Any]]] = {}
         self._outcomes: dict[tuple[int, int], Outcome] = {}
         self._dispatched: dict[tuple[int, int], _Dispatched] = {}
         self._done_at: dict[int, float] = {}
@@ -178,6 +140,7 @@ class Driver:
         """
         with self._home.open_sweep(self.orders.sweep, study=self.orders.study) as writer:
             self._writer = writer
+            self._roll = Roll(self.orders, writer.epoch)
             self._committer = Committer(writer, self._say)
             self._ended_lease = threading.Event()
             threading.Thread(target=self._keep_lease, daemon=True).start()
@@ -296,17 +259,11 @@ class Driver:
     # ---- commands
 
     def _begin(self) -> None:
-        """Record the whole plan under this driver's epoch, and hand it to the scheduler.
-
-        A plan has a group per stage, deeper stages first.
-        """
+        """Record the whole plan under this driver's epoch, and hand it to the scheduler."""
         plan = self.orders.plan
-        for name in plan.stages:
-            stage = self._study.stages[name]
-            group = Group(name, self._shapes[name], stage.timeout, retries=stage.retries)
-            self._groups[name] = self._scheduler.add_group(group)
+        self._roll.groups(self._scheduler)
         self._writer.commit({"trials": trial_columns(plan.trials, plan.code)})
-        self._obey(self._add(plan.trials, plan.parents, plan.status))
+        self._add(plan.trials, plan.status)
         if self._study.search is not None:
             from sensweep.orchestrator.search_resume import continued  # and Optuna with it
 
@@ -316,48 +273,18 @@ class Driver:
             self._grow(settled, settled=True)
             self._take_growth(growth)
 
-    def _add(
-        self,
-        trials: Sequence[Trial],
-        parents: Sequence[tuple[int, ...]],
-        status: Sequence[Status],
-    ) -> list[ev.Command]:
-        """Append trials that are not there yet, with indices of parents, to the plan."""
-        for i, trial in enumerate(trials, start=len(self._trials)):
-            self._index[trial.trial_id] = i
-            if trial.trial_id in self._recorded.done:
-                self._artifacts[i] = self._recorded.artifacts(trial.trial_id)
-        self._trials += trials
-        self._parents += parents
-        self._status += status
-        groups = [self._groups[trial.stage] for trial in trials]
-        states = {"done": State.DONE, "failed": State.FAILED, "settled": State.STOPPED}
-        return self._scheduler.add(
-            time.monotonic(),
-            group=groups,
-            parents=list(parents),
-            priority=groups,
-            state=[states.get(each, State.WAITING) for each in status],
-            attempts=[self.orders.attempts.get(trial.trial_id, 0) for trial in trials],
-        )
+    def _add(self, trials: Sequence[Trial], status: Sequence[Status]) -> None:
+        columns = self._roll.add(trials, status)
+        self._obey(self._scheduler.add(time.monotonic(), **columns))
 
     def _grow(self, trials: Sequence[Trial], settled: bool = False) -> None:
-        """Plan trials of a search: those that are not there yet are added, all are recorded.
-
-        Those of points that are `settled` are not run, whatever became of them.
-        """
+        """Plan trials of a search: all are recorded, those that are not there yet are added."""
         if not trials or self._searching is None:
             return
         columns = self._searching.searches.columns(trials)
         self._committer.batch.add_search([], columns)
-        new = list({t.trial_id: t for t in trials if t.trial_id not in self._index}.values())
-        at = {t.trial_id: i for i, t in enumerate(new, start=len(self._trials))}
-        known = {**self._index, **at}
-        parents = [tuple(known[parent.trial_id] for parent in trial.parents) for trial in new]
-        status = status_of(new, self._recorded, self.orders.retry_failed)
-        if settled:
-            status = ["settled" if each != "done" else each for each in status]
-        self._obey(self._add(new, parents, status))
+        new, status = self._roll.new(trials, settled)
+        self._add(new, status)
         for trial, each in zip(new, status, strict=True):
             if each in ("failed", "skipped"):
                 self._searching.ended(trial.trial_id, each)
@@ -367,7 +294,7 @@ class Driver:
         self._committer.batch.add_search(growth.asks, {})
         self._grow(growth.add)
         for trial_id in growth.stop:
-            stop = ev.StopTrial(time.monotonic(), self._index[trial_id], growth.reason)
+            stop = ev.StopTrial(time.monotonic(), self._roll.index[trial_id], growth.reason)
             self._obey(self._scheduler.handle(stop))
 
     def _obey(self, commands: list[ev.Command]) -> None:
@@ -385,7 +312,7 @@ class Driver:
                     gone = ev.WorkerDied(time.monotonic(), command.worker, "ended by the driver")
                     pending.extend(self._scheduler.handle(gone))
                 case ev.Cancel():
-                    self._cancelled.add(self._key(command.trial, command.attempt))
+                    self._cancelled.add(self._roll.key(command.trial, command.attempt))
                 case ev.Skipped():
                     self._skipped(command)
 
@@ -393,53 +320,19 @@ class Driver:
         """The scheduler's counts show them; a skipped trial has no attempt."""
         if self._searching is not None:
             for trial in command.trials:
-                self._searching.ended(self._trials[trial].trial_id, "skipped")
-
-    def _key(self, trial: int, attempt: int) -> tuple[str, int, int]:
-        return self._trials[trial].trial_id, attempt, self._writer.epoch
+                self._searching.ended(self._roll.trials[trial].trial_id, "skipped")
 
     def _dispatch(self, command: ev.Dispatch) -> None:
-        trial, now = self._trials[command.trial], time.monotonic()
-        key = self._key(command.trial, command.attempt)
-        shape = self._shapes[trial.stage]
-        parents = self._parents[command.trial]
+        trial, now = self._roll.trials[command.trial], time.monotonic()
+        assignment = self._roll.assignment(command.trial, command.attempt)
+        parents = self._roll.parents(command.trial)
         ready = max((self._done_at.get(i, 0.0) for i in parents), default=0.0)
         self._dispatched[command.trial, command.attempt] = _Dispatched(
             now, max(ready, self.live.started), command.worker
         )
-        self.live.running[key] = Running(trial.trial_id, trial.stage, label(trial), now)
-        self._executor.run(
-            command.worker,
-            Assignment(
-                key=key,
-                task=trial.task,
-                params=trial.params,
-                seed=trial.seed,
-                sweep=self.orders.sweep,
-                home=self._folder,
-                log=self._log(key),
-                roots=self._roots,
-                parents=tuple(
-                    Selected(p.stage, p.select, choose(self._artifacts.get(index, ()), p.select))
-                    for p, index in zip(trial.parents, parents, strict=True)
-                ),
-                keep=self._study.keeps(trial.stage),
-                threads=max(1, int(shape.cpus)),
-                gpus=shape.gpus,
-                watch=self._watched(trial.stage),
-            ),
-        )
-
-    def _watched(self, stage: str) -> tuple[str, ...]:
-        """The measurements by which a search may stop an attempt of this stage early."""
-        search = self._study.search
-        if search is None or search.stop is None or search.stop.rungs != "steps":
-            return ()
-        return tuple(o.name for o in search.objectives if o.stage == stage)
-
-    def _log(self, key: tuple[str, int, int]) -> str:
-        trial_id, attempt, epoch = key
-        return f"logs/{self.orders.sweep}/{trial_id}.{epoch}.{attempt}.log"
+        running = Running(trial.trial_id, trial.stage, label(trial), now)
+        self.live.running[assignment.key] = running
+        self._executor.run(command.worker, assignment)
 
     # ---- what came back
 
@@ -460,7 +353,7 @@ class Driver:
                 return []
             case Returned():
                 trial_id, attempt, epoch = event.outcome.key
-                trial = self._index[trial_id]
+                trial = self._roll.index[trial_id]
                 if epoch != self._writer.epoch or (trial, attempt) not in self._dispatched:
                     self._scheduler.stale += 1  # of an older driver, or given up
                     return []
@@ -479,8 +372,8 @@ class Driver:
         """An attempt is over: its rows, if it has any to give, go into the next commit."""
         if command.attempt == 0:
             return
-        trial, now = self._trials[command.trial], time.monotonic()
-        key = self._key(command.trial, command.attempt)
+        trial, now = self._roll.trials[command.trial], time.monotonic()
+        key = self._roll.key(command.trial, command.attempt)
         sent = self._dispatched.pop((command.trial, command.attempt))
         self.live.running.pop(key, None)
         self._cancelled.discard(key)
@@ -493,12 +386,12 @@ class Driver:
             status = "failed"
         if status == "stopped" and self._stopping:
             status = "lost"  # a later run repeats it
-        if status == "done" and self._status[command.trial] == "rebuild":
+        if status == "done" and self._roll.status[command.trial] == "rebuild":
             status = "rebuilt"  # its rows are there already
         if command.reason:
             outcome.error = outcome.error or command.reason
         if status in ("done", "rebuilt"):
-            self._artifacts[command.trial] = outcome.artifacts
+            self._roll.artifacts[command.trial] = outcome.artifacts
             self._done_at[command.trial] = now
             self.live.ended(trial.stage, outcome.seconds)
             for name, value, *_ in reversed(outcome.rows):
@@ -508,10 +401,10 @@ class Driver:
         self._committer.batch.add(
             outcome,
             status=status,
-            log=self._log(key),
+            log=self._roll.log(key),
             worker=sent.worker,
             queued=sent.at - sent.ready,
-            resources=self._resources[trial.stage],
+            resources=self._roll.resources[trial.stage],
         )
         if self._searching is not None and command.final:
             if status in ("done", "rebuilt"):
@@ -525,13 +418,3 @@ class _Dispatched:
     at: float
     ready: float
     worker: int
-
-
-def _shape(stage: Stage) -> Shape:
-    resources = stage.resources
-    return Shape(resources.cpus, resources.gpus, resources.memory or 0)
-
-
-def label(trial: Trial) -> str:
-    """Name a trial for people: its labels and its seed."""
-    return " ".join([*map(str, trial.point.values()), f"s{trial.seed}"])

@@ -11,8 +11,9 @@ from typing import Any
 import ray
 
 from sensweep.clusters.local import LocalCluster
-from sensweep.orchestrator.driver import Driver, Orders
+from sensweep.orchestrator.driver import Driver
 from sensweep.orchestrator.executor import RayExecutor
+from sensweep.orchestrator.roll import Orders
 from sensweep.orchestrator.search_values import Row
 
 THREADS = 8  # one runs the sweep, the others take beats

@@ -86,7 +86,7 @@ def recorded_searches(home: Home, sweep: str) -> list[Recorded]:
     if not study.get("search"):
         return []
     planned = home.read("trials", [sweep], ["trial_id", "epoch", "point"]).to_pylist()
-    epoch = max((trial["epoch"] for trial in planned), default=0)
+    epoch = home.manifest(sweep).epoch  # an edited study without its plan has no searches yet
     points = {t["trial_id"]: json.loads(t["point"]) for t in planned if t["epoch"] == epoch}
     return searches_of(study, home.read("asks", [sweep]).to_pylist(), points)
 

@@ -31,7 +31,7 @@ from sensweep.orchestrator.trial import Trial, trial_columns
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sensweep.orchestrator.driver import Orders
+    from sensweep.orchestrator.roll import Orders
     from sensweep.results.store import Home
 
 REFRESH = 0.25  # seconds between looks at a running sweep
@@ -80,9 +80,9 @@ class Sweep:
 
     def report(self) -> Path:
         """Write the report, and return the path of its page."""
-        from sensweep.results.report import write_report
+        from sensweep.orchestrator.reporting import report_sweep
 
-        return write_report(_home(self.home), self.name)
+        return report_sweep(_home(self.home), self.name)
 
     def _select(self, view: str) -> pa.Table:
         from sensweep.results.queries import select_sweep
@@ -152,7 +152,7 @@ class Prepared:
 
     def orders(self, record: dict[str, object]) -> Orders:
         """Put together what a driver needs."""
-        from sensweep.orchestrator.driver import Orders
+        from sensweep.orchestrator.roll import Orders
 
         done, failed = self.recorded.done, self.recorded.failed
         if self.plan.study.search is None:  # else a search may come upon any of them

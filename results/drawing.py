@@ -107,7 +107,7 @@ def draw_lines(lines: Lines, look: Look) -> Figure:
     panels, rows = ordered(lines.data["panel"]), len(lines.y_labels)
     inks, dashes = colours_of(look.colours), dashes_of(look.seconds)
     markers = markers_of(look.colours)
-    figure, axes = _grid(len(panels), rows, look.title, share_x=not lines.ticks and rows == 1)
+    figure, axes = grid(len(panels), rows, look.title, share_x=not lines.ticks and rows == 1)
     for (row, panel), data in _groups(lines.data, "row", "panel"):
         ax = axes[row * len(panels) + panels.index(panel)]
         several = _groups(data, "colour", "second")
@@ -122,13 +122,13 @@ def draw_lines(lines: Lines, look: Look) -> Figure:
     for row, label in enumerate(lines.y_labels):
         across = axes[row * len(panels) : (row + 1) * len(panels)]
         _y_axis(across, lines.data[lines.data["row"] == row], look.log_y)
-        _label(across, lines.x_label if row == rows - 1 else "", label)
+        label_axes(across, lines.x_label if row == rows - 1 else "", label)
     colours, seconds = ordered(lines.data["colour"]), ordered(lines.data["second"])
-    _legend(
+    add_legend(
         figure,
         look.legend,
-        [_handle(color=inks[c], marker=markers[c], linestyle="-", label=c) for c in colours],
-        [_handle(color="#444444", linestyle=dashes[s], label=s) for s in seconds],
+        [legend_handle(color=inks[c], marker=markers[c], linestyle="-", label=c) for c in colours],
+        [legend_handle(color="#444444", linestyle=dashes[s], label=s) for s in seconds],
     )
     return figure
 
@@ -137,7 +137,7 @@ def draw_points(points: Points, look: Look) -> Figure:
     """Draw points, the seeds behind them small and pale; each panel says its correlation."""
     panels = ordered(points.data["panel"])
     inks, markers = colours_of(look.colours), markers_of(look.seconds)
-    figure, axes = _grid(len(panels), 1, look.title, share_x=False)
+    figure, axes = grid(len(panels), 1, look.title, share_x=False)
     for ax, panel in zip(axes, panels, strict=True):
         seeds = points.seeds[points.seeds["panel"] == panel]
         shown = points.data[points.data["panel"] == panel]
@@ -148,17 +148,17 @@ def draw_points(points: Points, look: Look) -> Figure:
             ax.scatter(some["x"], some["y"], s=36, color=inks[colour], zorder=3, **style)
         _x_axis(ax, seeds["x"], look.log_x, None)
         if look.log_y:
-            _log_scale(ax, "y", seeds["y"])
+            log_scale(ax, "y", seeds["y"])
         heading = f"{look.heading(panel)}\n{points.correlations[panel]}".strip()
         ax.set_title(heading, loc="left", fontsize=8.5)
-    _label(axes, points.x_label, points.y_label)
+    label_axes(axes, points.x_label, points.y_label)
     colours, seconds = ordered(points.data["colour"]), ordered(points.data["second"])
     dot: dict[str, object] = {"linestyle": "none"}
-    _legend(
+    add_legend(
         figure,
         look.legend,
-        [_handle(color=inks[c], marker="o", label=c, **dot) for c in colours],
-        [_handle(color="#444444", marker=markers[s], label=s, **dot) for s in seconds],
+        [legend_handle(color=inks[c], marker="o", label=c, **dot) for c in colours],
+        [legend_handle(color="#444444", marker=markers[s], label=s, **dot) for s in seconds],
     )
     return figure
 
@@ -167,8 +167,14 @@ def _groups(data: pd.DataFrame, *columns: str) -> list[tuple[Any, pd.DataFrame]]
     return list(data.groupby([*columns], sort=False))
 
 
-def _grid(panels: int, rows: int, title: str, share_x: bool) -> tuple[Figure, list[Axes]]:
-    """Make a figure of rows x panels axes; a single row wraps."""
+def grid(
+    panels: int, rows: int, title: str, share_x: bool, share_y: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of rows x panels axes; a single row wraps.
+
+    Raises:
+        ValueError: there are more panels than can be read.
+    """
     from matplotlib.figure import Figure
 
     columns = panels
@@ -185,7 +191,7 @@ def _grid(panels: int, rows: int, title: str, share_x: bool) -> tuple[Figure, li
         columns,
         squeeze=False,
         sharex="all" if share_x else "col" if rows > 1 else "none",
-        sharey="all" if rows == 1 else "row",
+        sharey="none" if not share_y else "all" if rows == 1 else "row",
     ).ravel()
     for spare in axes[panels * rows :]:
         spare.remove()
@@ -225,7 +231,7 @@ def _x_axis(ax: Axes, x: pd.Series, log: bool, names: Sequence[str] | None) -> N
         return
     values = sorted(set(x[x > 0] if log else x))
     if log:
-        _log_scale(ax, "x", x)
+        log_scale(ax, "x", x)
     if log and 1 < len(values) <= 8:
         # Powers of ten alone would leave an axis of three noise sizes with a single tick.
         ax.set_xticks(values, [f"{value:g}" for value in values])
@@ -256,11 +262,11 @@ def _y_axis(axes: Sequence[Axes], data: pd.DataFrame, log: bool) -> None:
         limits = bottom - 0.06 * span, top + 0.06 * span
     for ax in axes:
         if log:
-            _log_scale(ax, "y", data["mean"])
+            log_scale(ax, "y", data["mean"])
         ax.set_ylim(*limits)
 
 
-def _log_scale(ax: Axes, which: str, values: pd.Series) -> None:
+def log_scale(ax: Axes, which: str, values: pd.Series) -> None:
     """Make an axis (`x` or `y`) logarithmic if anything is above 0, with plain numbers as ticks."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -275,7 +281,7 @@ def _log_scale(ax: Axes, which: str, values: pd.Series) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _label(axes: Sequence[Axes], x_label: str, y_label: str) -> None:
+def label_axes(axes: Sequence[Axes], x_label: str, y_label: str) -> None:
     """Label the x axis of each column's lowest panel and the y axis of the leftmost panels."""
     characters = 46 if len(axes[0].figure.axes) == 1 else 34  # what fits along a panel
     places = [(ax, ax.get_subplotspec()) for ax in axes]
@@ -288,20 +294,21 @@ def _label(axes: Sequence[Axes], x_label: str, y_label: str) -> None:
             ax.set_ylabel(textwrap.fill(y_label, characters))
 
 
-def _handle(**look: object) -> Line2D:
+def legend_handle(**look: object) -> Line2D:
+    """Make a sample of a look for `add_legend`; `label` names it."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], **look)  # type: ignore[arg-type]
 
 
-def _legend(
+def add_legend(
     figure: Figure, headings: tuple[str, str], first: Sequence[Line2D], second: Sequence[Line2D]
 ) -> None:
     """Put one legend beside the panels: the colours, then the second column where it varies."""
     handles: list[Line2D] = []
     for heading, group in zip(headings, (first, second if len(second) > 1 else ()), strict=True):
         if heading and group:
-            handles += [_handle(linestyle="none", label=heading), *group]
+            handles += [legend_handle(linestyle="none", label=heading), *group]
     if not handles:
         return
     figure.set_figheight(max(figure.get_figheight(), 0.2 * len(handles) + 0.3))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from duckdb import DuckDBPyConnection
 
+    from sensweep.results.figures import FigureSpec
+    from sensweep.results.search_figures import SearchFigure
     from sensweep.results.store import Home
 
 MOST_TRIALS = 200  # lines of a table of trials
@@ -45,6 +47,7 @@ _FINISHED_BY_EPOCH = """
     select epoch, count(distinct trial_id) from attempts
     where sweep = $sweep and status in ('done', 'stopped') group by epoch
 """
+_ASKS = "select * from asks where sweep = $sweep order by search, number"
 _FROM_OTHER_SWEEPS = """
     select source, count(*) from (
         select min(a.sweep) as source, bool_or(a.sweep = $sweep) as own
@@ -55,11 +58,17 @@ _FROM_OTHER_SWEEPS = """
 """
 
 
-def write_report(home: Home, sweep: str) -> Path:
+def write_report(home: Home, sweep: str, importance: Sequence[Mapping[str, Any]] = ()) -> Path:
     """Write HOME/sweeps/<sweep>/report/: index.html, its figures as PNG, and claims.json.
 
     It tells what is committed when it is called; the same tables give the same bytes. A figure
     that the rows cannot fill becomes a note.
+
+    Args:
+        home: the home.
+        sweep: a sweep of it.
+        importance: of the axes that its searches search: mappings with search, objective, axis,
+            where, importance, as `sensweep.orchestrator.search_importance` makes them.
 
     Returns:
         The path of index.html.
@@ -68,18 +77,31 @@ def write_report(home: Home, sweep: str) -> Path:
         UnknownSweep: the home has no such sweep.
         StoreError: a file of the home is not what was committed.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    contents = _contents(home, sweep)
+    contents = _contents(home, sweep, importance)
     folder = home.path / "sweeps" / sweep / "report"
     folder.mkdir(parents=True, exist_ok=True)
     contents["figures"] = _figures(contents["study"], contents.pop("rows"), folder)
+    drawn = [*contents["figures"]]
+    if contents["search"] is not None:
+        contents["search"]["figures"] = _search_figures(contents["search"]["figures"], folder)
+        drawn += contents["search"]["figures"]
+    # A figure of an earlier report must not pass for one of this.
+    for path in folder.glob("*.png"):
+        if path.stem not in {figure["name"] for figure in drawn if figure["png"]}:
+            path.unlink()
     kept = ("sweep", "profile", "smoke", "claims")
     claims = json.dumps({key: contents[key] for key in kept}, indent=1, ensure_ascii=False)
     (folder / "claims.json").write_text(claims + "\n", encoding="utf-8")
-    template = files("sensweep.results").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(
+            lambda name: files("sensweep.results").joinpath(name).read_text(encoding="utf-8")
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "estimate": _estimate,
@@ -87,14 +109,15 @@ def write_report(home: Home, sweep: str) -> Path:
         "point": _point,
     }
     page = folder / "index.html"
-    page.write_text(environment.from_string(template).render(contents), encoding="utf-8")
+    page.write_text(environment.get_template("report.html").render(contents), encoding="utf-8")
     return page
 
 
-def _contents(home: Home, sweep: str) -> dict[str, Any]:
+def _contents(home: Home, sweep: str, importance: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Gather what the page tells, as the template's variables (all but the figures)."""
     from sensweep.results.claims import as_records, evaluate_study
     from sensweep.results.queries import connect
+    from sensweep.results.search_report import search_contents
     from sensweep.results.summary import stage_tables
 
     state = home.manifest(sweep)
@@ -106,6 +129,7 @@ def _contents(home: Home, sweep: str) -> dict[str, Any]:
         failures = _frame(connection, _FAILURES, sweep).to_dict("records")
         finished = dict(connection.execute(_FINISHED_BY_EPOCH, {"sweep": sweep}).fetchall())
         others = connection.execute(_FROM_OTHER_SWEEPS, {"sweep": sweep}).fetchall()
+        asks: list[Any] = _frame(connection, _ASKS, sweep).to_dict("records")
     rows = rows.sort_values(["trial_id", "seq"], ignore_index=True)
     before = [
         sum(count for number, count in finished.items() if number < epoch.number)
@@ -114,6 +138,9 @@ def _contents(home: Home, sweep: str) -> dict[str, Any]:
     stages = _in_order(study["stages"], set(trials["stage"]))
     points = {
         cell: json.loads(point) for cell, point in zip(trials["cell"], trials["point"], strict=True)
+    }
+    of_trials = {
+        trial: points[cell] for trial, cell in zip(trials["trial_id"], trials["cell"], strict=True)
     }
     return {
         "sweep": sweep,
@@ -125,6 +152,7 @@ def _contents(home: Home, sweep: str) -> dict[str, Any]:
         "rows": rows,
         "claims": (claims := as_records(evaluate_study(study, rows))),
         "claim_groups": [list(some) for _, some in groupby(claims, itemgetter("id"))],
+        "search": search_contents(study, asks, rows, of_trials, points, importance),
         "verdicts": Counter(claim["verdict"] for claim in claims if claim["verdict"]),
         "tables": stage_tables(rows, points, stages),
         "statuses": STATUSES,
@@ -166,20 +194,32 @@ def _figures(study: Mapping[str, Any], rows: pd.DataFrame, folder: Path) -> list
             note, png = shown.note, draw(spec, rows, folder, shown).read_bytes()
         except ValueError as error:  # NoRows, or what cannot be drawn readably
             note, png = f"Not drawn: {error}", b""
-        drawn.append(
-            {
-                "name": spec.name,
-                "title": spec.title,
-                "note": note,
-                "png": base64.b64encode(png).decode(),
-                "pixels": _css_pixels(png),
-            }
-        )
-    # A figure of an earlier report must not pass for one of this.
-    for path in folder.glob("*.png"):
-        if path.stem not in {figure["name"] for figure in drawn if figure["png"]}:
-            path.unlink()
+        drawn.append(_as_drawn(spec, note, png))
     return drawn
+
+
+def _search_figures(figures: Sequence[SearchFigure], folder: Path) -> list[dict[str, Any]]:
+    """Draw the figures of the searches."""
+    from sensweep.results.search_report import save
+
+    drawn = []
+    for figure in figures:
+        try:
+            note, png = figure.note, save(figure, folder).read_bytes()
+        except ValueError as error:  # what cannot be drawn readably
+            note, png = f"Not drawn: {error}", b""
+        drawn.append(_as_drawn(figure, note, png))
+    return drawn
+
+
+def _as_drawn(spec: FigureSpec | SearchFigure, note: str, png: bytes) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "note": note,
+        "png": base64.b64encode(png).decode(),
+        "pixels": _css_pixels(png),
+    }
 
 
 def _css_pixels(png: bytes) -> int:

@@ -73,7 +73,7 @@ def _stage_table(
         for axis in sorted({axis for point in cells.values() for axis in point})
     }
     axes = [axis for axis, of in labels.items() if len(set(of.values())) > 1]
-    columns, left_out = _columns(rows)
+    columns, left_out = quantities_of(rows)
     keys = ["cell", "name", "coordinates"]
     within = rows.assign(bad=~np.isfinite(rows["value"])).groupby([*keys, "seed"])
     per_seed = within["value"].mean().mask(within["bad"].any())
@@ -101,8 +101,15 @@ def _stage_table(
     )
 
 
-def _columns(rows: pd.DataFrame) -> tuple[list[tuple[tuple[str, str], tuple[str, str]]], list[str]]:
-    """The (name, coordinates) of each column with its heading, and what has too many of them."""
+def quantities_of(
+    rows: pd.DataFrame,
+) -> tuple[list[tuple[tuple[str, str], tuple[str, str]]], list[str]]:
+    """Find what rows measured, in the order in which their trials did.
+
+    Returns:
+        for each quantity its (name, coordinates as JSON) and its heading (title with the unit,
+        those coordinates that vary); the names with more than `MOST_COLUMNS` coordinates.
+    """
     columns, left_out = [], []
     for name in rows.groupby("name")["seq"].min().sort_values(kind="stable").index:
         some = rows[rows["name"] == name]
