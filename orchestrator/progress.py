@@ -27,7 +27,7 @@ class Progress:
         self._console = Console(stderr=True)
         rich_display = self._console.is_terminal or self._console.is_jupyter
         self._panel = Live(console=self._console, auto_refresh=False) if rich_display else None
-        self._to_run = len(plan.to_run) if plan is not None else None
+        self._to_run = _to_run(plan) if plan is not None else None
         # What an earlier driver left published is not this run's.
         self._stale = (home.live(sweep) or {}).get("epoch") if plan is not None else None
         self._said: str | None = None
@@ -36,7 +36,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self._to_run is not None:
-            self._console.print(f"{self._sweep}: {self._to_run} trials to run", highlight=False)
+            self._console.print(f"{self._sweep}: {self._to_run}", highlight=False)
         if self._panel is not None:
             self._panel.start()
         return self
@@ -63,6 +63,12 @@ class Progress:
         if text != self._said and (last or now - self._said_at >= LINE_EVERY):
             self._console.print(text, highlight=False, soft_wrap=True)
             self._said, self._said_at = text, now
+
+
+def _to_run(plan: Plan) -> str:
+    text = f"{len(plan.to_run)} trials to run"
+    searched = sum(count for _, count in plan.searched)
+    return f"{text}; its searches run up to {searched} more" if searched else text
 
 
 def line(status: dict[str, Any]) -> str:

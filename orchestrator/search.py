@@ -109,6 +109,9 @@ class Search:
         self.name = name
         self.spec = spec
         self.proposals: list[Proposal] = []
+        self._running: dict[int, Proposal] = {}
+        self._told: dict[str, Proposal] = {}  # by labels
+        self._counted = 0
         self._space = Space(axes, spec.axes, cell)
         self._kind = kind(spec.sampler.name)
         self._directions = [objective.direction for objective in spec.objectives]
@@ -128,17 +131,21 @@ class Search:
     @property
     def asked(self) -> int:
         """Points that count towards `spec.trials`."""
-        return sum(p.state != "duplicate" and p.given != "warm" for p in self.proposals)
+        return self._counted
 
     @property
     def running(self) -> list[Proposal]:
         """Points that were asked and not told."""
-        return [point for point in self.proposals if point.state == "running"]
+        return list(self._running.values())
 
     @property
     def finished(self) -> bool:
         """Whether all its points were asked and told."""
-        return self.asked >= self.spec.trials and not self.running
+        return self.asked >= self.spec.trials and not self._running
+
+    def told(self, labels: Point) -> Proposal | None:
+        """Return the first point that was told with these labels, if there is one."""
+        return self._told.get(canonical_json(labels))
 
     def ask(
         self, labels: Point | None = None, given: Literal["enqueued", "warm"] = "enqueued"
@@ -159,10 +166,11 @@ class Search:
         """Take a running point's values at a rung (1, 2, ...); answer whether to stop it."""
         point = self.proposals[number]
         point.reports[rung] = [float(value) for value in values]
+        trial = self._trials[number]
+        if len(values) == 1:  # with several, Optuna takes no reports
+            trial.report(values[0], rung)
         if self._halving is not None:
             return self._halving.report(number, rung, point.reports[rung])
-        trial = self._trials[number]
-        trial.report(point.reports[rung][0], rung)
         with quiet():
             return trial.should_prune()
 
@@ -202,14 +210,29 @@ class Search:
             trial = self._study.ask()
             chosen = self._space.suggest(trial)
         point = Proposal(number, chosen, dict(trial.params), given)
-        self.proposals.append(point)
+        self._enter(point)
         self._trials[number] = trial
-        self._shown.append(number)
         return point
+
+    def _enter(self, point: Proposal) -> None:
+        self.proposals.append(point)
+        self._shown.append(point.number)
+        self._running[point.number] = point
+        self._counted += point.given != "warm"
+
+    def _leave(self, point: Proposal) -> None:
+        """Take note that a point is settled: `point` is what became of it."""
+        self.proposals[point.number] = point
+        del self._running[point.number]
+        if point.state == "duplicate":
+            self._counted -= 1
+        else:
+            self._told.setdefault(canonical_json(point.labels), point)
 
     def _settle(self, point: Proposal, state: State, told: optuna.trial.TrialState) -> None:
         self._tell_optuna(point, told)
         point.state = state
+        self._leave(point)
         self._record(point)
 
     def _tell_optuna(self, point: Proposal, told: optuna.trial.TrialState) -> None:
@@ -357,8 +380,7 @@ class Search:
             window = self._kind.window
             if window is not None and len(self._shown) > 1.5 * window:
                 self._shown = self._best_and_latest(self._shown, window)
-            self.proposals.append(recorded)
-            self._shown.append(recorded.number)
+            self._enter(recorded)
             return
         labels = recorded.labels if recorded.given else None
         point = self._ask(labels, recorded.given)
@@ -384,7 +406,7 @@ class Search:
                 self.report(number, rung, values)
         if self._kind.stateless:
             recorded.given = point.given
-            self.proposals[number] = recorded
+            self._leave(recorded)
             return
         point.trial_ids = recorded.trial_ids
         if recorded.state == "duplicate":

@@ -117,7 +117,7 @@ class Stop(Part):
             contribution to its hypervolume.
         rungs: `seeds`, a point is given its next seed only if the rule does not stop it; `steps`,
             its first stage is stopped at a step (of the objectives, which that stage measures).
-        options: of Optuna's pruner; for `halving`: eta (2 or more, default 3), startup (points
+        options: of Optuna's pruner; for `halving`: eta (2 or more, default 2), startup (points
             that must have come as far before one is stopped, default 4), first (the first rung
             that is judged, default 1).
     """

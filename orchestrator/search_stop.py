@@ -15,7 +15,7 @@ from sensweep.orchestrator.errors import FieldError, suggest
 from sensweep.orchestrator.search_spec import Stop
 from sensweep.results import pareto
 
-DEFAULTS = {"eta": 3, "startup": 4, "first": 1}
+DEFAULTS = {"eta": 2, "startup": 4, "first": 1}
 
 
 class Halving:

@@ -43,8 +43,8 @@ class _Cell:
 
     def has_failed(self, labels: Point) -> bool:
         """Whether a point was tried and gave nothing."""
-        states = [p.state for p in self.search.proposals if p.labels == labels]
-        return bool(states) and all(state == "failed" for state in states)
+        told = self.search.told(labels)
+        return told is not None and told.state == "failed"
 
 
 class Searches:
@@ -146,7 +146,7 @@ class Searches:
             proposal = cell.search.ask(labels, given)
         else:
             proposal = cell.search.ask()
-        twin = next((p for p in cell.search.proposals if _is_twin(p, proposal)), None)
+        twin = cell.search.told(proposal.labels)
         if twin is None:
             return self._open(cell, proposal, ask=True)
         cell.search.begin(proposal, twin.trial_ids)
@@ -390,11 +390,6 @@ class Searches:
         text = canonical_json([spec, self._planner.space(), sample])
         digest = hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
         return f"{readable}#{digest}"
-
-
-def _is_twin(told: Proposal, proposal: Proposal) -> bool:
-    """Whether a point is settled that has the same labels: its rows serve both."""
-    return told is not proposal and told.state in TOLD and told.labels == proposal.labels
 
 
 def _told(twin: Proposal) -> Told:

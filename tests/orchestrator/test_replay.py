@@ -93,7 +93,7 @@ def test_points_that_are_stopped_cost_what_they_ran() -> None:
     proposals = found._searches._cells[0].search.proposals
     stopped = [p for p in proposals if p.state == "pruned"]
     assert len(stopped) > 10
-    assert {max(p.reports) for p in stopped} <= {1, 3}
+    assert {max(p.reports) for p in stopped} <= {1, 2, 4, 8}
     complete = [p for p in proposals if p.state == "complete"]
     ran = EPOCHS * len(complete) + sum(max(p.reports) for p in stopped)
     assert found.played == ran
