@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sensweep.orchestrator import search_values
 from sensweep.orchestrator.axes import Axis, Point
 from sensweep.orchestrator.chain import ChainPlanner
+from sensweep.orchestrator.errors import FieldError, joined
 from sensweep.orchestrator.growth import Growth, Outcome
 from sensweep.orchestrator.search import TOLD, Proposal, Search, Told, best
 from sensweep.orchestrator.search_point import PointUnderWay
@@ -107,8 +108,10 @@ class Searches:
         return settled, growth
 
     def _settled_trials(self, cell: _Cell, proposal: Proposal) -> list[Trial]:
-        chain = self._planner.chain(cell.cell, proposal.labels, self._planner.seeds())
         known = set(proposal.trial_ids)
+        if not known:  # its labels were refused
+            return []
+        chain = self._planner.chain(cell.cell, proposal.labels, self._planner.seeds())
         return [trial for trial in chain if trial.trial_id in known]
 
     def _remember_baseline(self, cell: _Cell, proposal: Proposal, trials: list[Trial]) -> None:
@@ -199,11 +202,17 @@ class Searches:
         seeds = self._planner.seeds()
         stepwise = self.spec.stop is not None and self.spec.stop.rungs == "seeds"
         point = cell.open[proposal.number] = PointUnderWay(proposal, self.spec, seeds)
-        trials = self._plan_seeds(cell, point, seeds[:1] if stepwise else seeds)
+        trials, refused = list[Trial](), ""
+        try:
+            trials = self._plan_seeds(cell, point, seeds[:1] if stepwise else seeds)
+        except FieldError as error:  # labels that a task's params do not allow together
+            refused = f"{joined(error.path)}: {error.message}"
         growth = Growth(add=trials)
         if ask:
             cell.search.begin(proposal, [trial.trial_id for trial in trials])
             growth.asks += cell.search.drain()
+        if refused:
+            return growth + self._fail(cell, point, refused)
         return growth + self._take_known(trials)
 
     def _plan_seeds(self, cell: _Cell, point: PointUnderWay, seeds: Sequence[int]) -> list[Trial]:

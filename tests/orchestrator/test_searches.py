@@ -158,6 +158,31 @@ def test_failed_and_diverged_chains_are_told_as_failures(tmp_path: Path) -> None
     assert not set(cluster.stopped) & {t.trial_id for t in cluster.ran if t.stage == "probe"}
 
 
+def test_labels_that_a_task_refuses_are_a_failed_point_not_the_end(tmp_path: Path) -> None:
+    of = Study.from_dict(
+        {
+            "study": "refused",
+            "axes": {"noise": {"uniform": [-1.0, 1.0]}},
+            "stages": {"toy": {"task": "toy"}},
+            "search": {
+                "axes": ["noise"],
+                "objectives": [{"name": "value", "stage": "toy", "direction": "maximize"}],
+                "trials": 12,
+            },
+        },
+        folder=tmp_path,
+    )
+    cluster = Cluster(searches(of), lambda _: ("done", [("value", 1.0, None, "1", "{}")]))
+    cluster.run()
+    states = {(json.loads(a["params"])["noise"] < 0, a["state"]) for a in told(cluster)}
+    assert states == {(True, "failed"), (False, "complete")}
+    reasons = [json.loads(a["attributes"]).get("reason", "") for a in told(cluster)]
+    assert any(reason.startswith("axes.noise: ") for reason in reasons)
+    settled, growth = searches(of, cluster.asks).begin()
+    assert {t.trial_id for t in settled} == {t.trial_id for t in cluster.ran}
+    assert growth.add == []
+
+
 def test_a_constraint_may_refer_to_a_point_which_is_then_tried_first(tmp_path: Path) -> None:
     bound = {"name": "loss", "stage": "train", "at_most": 0.25, "relative_to": {"x": 0.5}}
     of = study(tmp_path, constraints=[bound], trials=8)
