@@ -7,10 +7,11 @@ point that two searches propose, or a grid has computed, is one and the same tri
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 from sensweep.orchestrator import space
-from sensweep.orchestrator.axes import Label, Point
+from sensweep.orchestrator.axes import Block, Label, Point
 from sensweep.orchestrator.errors import FieldError, InputError, joined
 from sensweep.orchestrator.search_spec import BEST, CONFIRMED, NO_TEST_SET, SearchSpec
 from sensweep.orchestrator.stage_plan import StagePlan
@@ -34,6 +35,9 @@ class ChainPlanner:
         self._study = study
         self._searched = set(study.searched())
         self._later = set(self.spec.confirm.stages) if self.spec.confirm is not None else set()
+        for stage in self.stages:
+            if self._later & {need.stage for need in study.stages[stage].needs}:
+                self._later.add(stage)
         self._plans = {stage: StagePlan(study, stage) for stage in self.stages}
         self.code: dict[str, dict[str, str]] = {s: p.files for s, p in self._plans.items()}
         owners = [s for s in self.stages if set(study.own_axes(s)) & set(self.spec.axes)]
@@ -91,23 +95,27 @@ class ChainPlanner:
                 continue
             if name not in given:
                 raise FieldError(f"the axis {name!r} is missing; each point gives every axis")
-            label = given[name]
-            if label not in block.values and not (block.range and block.range.holds(label)):
-                wanted = block.range or ", ".join(map(str, block.values))
-                raise FieldError(f"{label!r} is not valid; wanted {wanted}", name)
-            point[name] = label
+            point[name] = _own_label(block, given[name], name)
         return {name: label for name, label in point.items() if name in self.spec.axes}
 
-    def sample(self, cell: Point) -> list[Trial]:
-        """Plan some point of a cell, always the same one, for one seed."""
-        return self.chain(cell, self._some_labels(cell), self.seeds()[:1])
+    def samples(self, cell: Point) -> list[Trial]:
+        """Plan points for one seed: with each label of each axis, and with each range's ends."""
+        found: dict[str, Trial] = {}
+        for labels in self._some_points(cell):
+            for trial in self.chain(cell, labels, self.seeds()[:1]):
+                found.setdefault(trial.trial_id, trial)
+        return list(found.values())
+
+    def stoppable(self, trial: Trial, labels: Point) -> bool:
+        """Whether a trial is one point's alone: no other point of the search can need it."""
+        return self._is_own(trial) and all(axis in trial.point for axis in labels)
 
     def expected(self) -> list[tuple[Trial, int]]:
         """Return trials like those that the searches will run, and how many of each at most."""
         confirm = self.spec.confirm
         found: list[tuple[Trial, int]] = []
         for each in self.cells():
-            labels = self._some_labels(each)
+            labels = self._some_labels(each, {})
             chain = self.chain(each, labels, self.seeds())
             found += [(trial, self.spec.trials) for trial in chain if self._is_own(trial)]
             if confirm is not None:
@@ -134,7 +142,7 @@ class ChainPlanner:
             raise InputError(f"{source}: {joined(error.path)}: {error.message}") from None
 
     def _check_cell(self, found: Point) -> None:
-        for trial in self.sample(found):
+        for trial in self.samples(found):
             for key, quantities in (
                 ("objectives", self.spec.objectives),
                 ("constraints", self.spec.constraints),
@@ -157,13 +165,35 @@ class ChainPlanner:
             except FieldError as error:
                 raise FieldError(error.message, "search", *path, *error.path) from None
 
-    def _some_labels(self, found: Point) -> Point:
+    def _some_labels(self, found: Point, wanted: Point) -> Point:
+        """Complete the labels `wanted` to a point of the search, where they apply."""
         point: Point = dict(found)
         for name in space.resolution_order(self._study.axes, self.spec.axes):
             block = self._study.axes[name].at(point)
-            if block is not None:
+            if block is None:
+                continue
+            if name in wanted and (
+                wanted[name] in block.values or (block.range and block.range.holds(wanted[name]))
+            ):
+                point[name] = wanted[name]
+            else:
                 point[name] = block.range.draw(0.5) if block.range else next(iter(block.values))
         return {name: label for name, label in point.items() if name in self.spec.axes}
+
+    def _some_points(self, found: Point) -> Iterator[Point]:
+        """Yield points in which every label of every axis occurs, and both ends of each range."""
+        seen: list[Point] = []
+        for name in self.spec.axes:
+            for block in self._study.axes[name].blocks:
+                conditions = [
+                    dict(zip(block.when, labels, strict=True))
+                    for labels in itertools.product(*block.when.values())
+                ]
+                for label, where in itertools.product(_some_labels_of(block), conditions):
+                    point = self._some_labels(found, where | {name: label})
+                    if point not in seen:
+                        seen.append(point)
+                        yield point
 
     def _plan(self, fixed: Point, seeds: Sequence[int], stages: set[str]) -> list[Trial]:
         trials: list[Trial] = []
@@ -182,3 +212,26 @@ class ChainPlanner:
     def _named(self, trial: Trial, name: str) -> Trial:
         point = trial.point | {CONFIRMED: name}
         return dataclasses.replace(trial, point=point, cell=cell(trial.stage, point))
+
+
+def _some_labels_of(block: Block) -> tuple[Label, ...]:
+    """Return the labels of a list, or the ends of a range."""
+    if block.range is None:
+        return tuple(block.values)
+    if block.range.kind == "choice":
+        return block.range.choices
+    ends = block.range.low, block.range.high
+    return tuple(map(int, ends)) if block.range.kind == "integers" else ends
+
+
+def _own_label(block: Block, given: Label, axis: str) -> Label:
+    """Return the label of a block that is equal to a given one, as the search itself writes it."""
+    for label in block.values:
+        if label == given and isinstance(label, bool) == isinstance(given, bool):
+            return label
+    if block.range is None or not block.range.holds(given):
+        wanted = block.range or ", ".join(map(str, block.values))
+        raise FieldError(f"{given!r} is not valid; wanted {wanted}", axis)
+    if block.range.kind in ("uniform", "log_uniform"):
+        return block.range.rounded(float(given))
+    return given

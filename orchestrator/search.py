@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 import optuna
 
 from sensweep.orchestrator.axes import Axis, Point
+from sensweep.orchestrator.errors import FieldError, InputError, joined
 from sensweep.orchestrator.search_sampler import (
     Space,
     kind,
@@ -163,16 +164,28 @@ class Search:
         return point
 
     def report(self, number: int, rung: int, values: Sequence[float]) -> bool:
-        """Take a running point's values at a rung (1, 2, ...); answer whether to stop it."""
+        """Take a running point's values at a rung (1, 2, ...); answer whether to stop it.
+
+        A rung that it has passed stays passed, also if it comes by again after an interruption.
+        """
         point = self.proposals[number]
-        point.reports[rung] = [float(value) for value in values]
-        trial = self._trials[number]
-        if len(values) == 1:  # with several, Optuna takes no reports
+        if rung in point.reports:
+            return False
+        stop = self._judge(point, rung, [float(value) for value in values])
+        if not stop:
+            self._note(point)
+            self._record(point)
+        return stop
+
+    def _judge(self, point: Proposal, rung: int, values: list[float]) -> bool:
+        point.reports[rung] = values
+        trial = self._trials.get(point.number)
+        if trial is not None and len(values) == 1:  # with several, Optuna takes no reports
             trial.report(values[0], rung)
         if self._halving is not None:
-            return self._halving.report(number, rung, point.reports[rung])
+            return self._halving.report(point.number, rung, values)
         with quiet():
-            return trial.should_prune()
+            return trial is not None and trial.should_prune()
 
     def tell(
         self,
@@ -206,9 +219,18 @@ class Search:
             self._study.sampler = self._seeded(number)
         if labels is not None:
             self._study.enqueue_trial(self._space.parameters(labels)[0])
-        with quiet():
-            trial = self._study.ask()
-            chosen = self._space.suggest(trial)
+        try:
+            with quiet():
+                trial = self._study.ask()
+                chosen = self._space.suggest(trial)
+        except FieldError as error:
+            raise InputError(f"{joined(('axes', *error.path))}: {error.message}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise InputError(
+                f"search.sampler: {self.spec.sampler.name} cannot propose a point with these "
+                f"options: {what}"
+            ) from None
         point = Proposal(number, chosen, dict(trial.params), given)
         self._enter(point)
         self._trials[number] = trial
@@ -314,7 +336,7 @@ class Search:
             params=point.suggested,
             distributions=self._space.parameters(point.labels)[1],
             values=point.values if state == states.COMPLETE else None,
-            system_attrs=point.optuna,
+            system_attrs=dict(point.optuna),
             intermediate_values={r: v[0] for r, v in point.reports.items()} if single else None,
             constraints=(
                 dict(zip(self._constraints(), point.violations, strict=True)) if known else None
@@ -366,8 +388,10 @@ class Search:
     def _replay(self, events: Sequence[Mapping[str, Any]]) -> None:
         for event in events:
             recorded = _read(event)
-            if recorded.state == "running":
+            if recorded.state == "running" and recorded.number == len(self.proposals):
                 self._replay_ask(recorded)
+            elif recorded.state == "running":
+                self._replay_reports(recorded)
             else:
                 self._replay_tell(recorded)
             self._events = int(event["event"]) + 1
@@ -392,18 +416,20 @@ class Search:
             )
         point.trial_ids = recorded.trial_ids
 
+    def _replay_reports(self, recorded: Proposal) -> None:
+        """Take up the rungs that a point had passed; what was decided there is not judged again."""
+        point = self.proposals[recorded.number]
+        for rung, values in recorded.reports.items():
+            if rung not in point.reports:
+                self._judge(point, rung, values)
+        point.optuna, point.trial_ids = recorded.optuna, recorded.trial_ids
+
     def _replay_tell(self, recorded: Proposal) -> None:
         number = recorded.number
         if number == len(self.proposals):  # a duplicate has one event, which is both
             self._replay_ask(recorded)
         point = self.proposals[number]
-        for rung, values in recorded.reports.items():
-            if self._kind.stateless:
-                point.reports[rung] = values
-                if self._halving is not None:
-                    self._halving.report(number, rung, values)
-            else:
-                self.report(number, rung, values)
+        self._replay_reports(recorded)
         if self._kind.stateless:
             recorded.given = point.given
             self._leave(recorded)

@@ -21,7 +21,14 @@ class PointUnderWay:
         waiting: per seed that was planned, the trials that have not ended.
     """
 
-    def __init__(self, proposal: Proposal, spec: SearchSpec, seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        proposal: Proposal,
+        spec: SearchSpec,
+        seeds: Sequence[int],
+        per_step: dict[int, int] | None = None,
+    ) -> None:
+        """Begin; `per_step` has, by objective, the values of a step, as trials that ended had."""
         self.proposal = proposal
         self.seeds = tuple(seeds)
         self.trials: dict[str, Trial] = {}
@@ -29,8 +36,10 @@ class PointUnderWay:
         self._spec = spec
         self._by_steps = spec.stop is not None and spec.stop.rungs == "steps"
         self._numbers: dict[int, dict[int, list[float]]] = {}  # seed -> quantity -> values
-        self._steps: dict[int, list[dict[int, float]]] = {}  # seed -> objective -> step -> value
-        self._reported = 0
+        # trial -> objective -> step -> coordinates -> value; and the steps that were yielded.
+        self._steps: dict[str, list[dict[int, dict[str, float]]]] = {}
+        self._yielded: set[int] = set()
+        self._per_step = per_step if per_step is not None else {}
 
     @property
     def done(self) -> list[int]:
@@ -60,6 +69,9 @@ class PointUnderWay:
                 found = search_values.of_trial(quantity, rows, trial.point)
                 numbers.setdefault(i, []).extend(found)
         self.note_steps(trial_id, rows)
+        for i, steps in enumerate(self._steps.get(trial_id, ())):
+            most = max(map(len, steps.values()), default=0)
+            self._per_step[i] = max(self._per_step.get(i, 0), most)
 
     def missing(self, seed: int) -> str:
         """Say what a seed that is done has not measured; "" if nothing is missing."""
@@ -84,22 +96,47 @@ class PointUnderWay:
         if not self._by_steps:
             return
         trial = self.trials[trial_id]
-        steps = self._steps.setdefault(trial.seed, [{} for _ in self._spec.objectives])
+        steps = self._steps.setdefault(trial_id, [{} for _ in self._spec.objectives])
         for i, objective in enumerate(self._spec.objectives):
             if objective.stage == trial.stage:
-                steps[i] |= search_values.by_step(objective, rows)
+                for step, values in search_values.by_step(objective, rows, trial.point).items():
+                    steps[i].setdefault(step, {}).update(values)
 
     def new_steps(self) -> Iterator[tuple[int, list[float]]]:
-        """Yield, once each, the steps that all seeds have reached, with the objectives there."""
-        if len(self._steps) < len(self.seeds):
+        """Yield, once each, the steps that all trials have passed, with the objectives there.
+
+        Rows of one step may come by in two beats. A trial that runs has passed a step when it has
+        shown as many values there as other trials had, or a later step.
+        """
+        stage = self._spec.objectives[0].stage
+        trials = [trial for trial in self.trials.values() if trial.stage == stage]
+        if not self._by_steps or len({trial.seed for trial in trials}) < len(self.seeds):
             return
-        reached = [set(values) for steps in self._steps.values() for values in steps]
-        for step in sorted(s for s in set.intersection(*reached) if s > self._reported):
-            self._reported = step
-            yield (
-                step,
-                [
-                    search_values.over_seeds(o, [steps[i][step] for steps in self._steps.values()])
-                    for i, o in enumerate(self._spec.objectives)
-                ],
-            )
+        passed = [self._passed(trial) for trial in trials]
+        for step in sorted(set.intersection(*passed) - self._yielded):
+            self._yielded.add(step)
+            yield step, [self._at(i, step, trials) for i in range(len(self._spec.objectives))]
+
+    def _passed(self, trial: Trial) -> set[int]:
+        steps = self._steps.get(trial.trial_id)
+        if steps is None:
+            return set()
+        reached = set.intersection(*map(set, steps))
+        if trial.trial_id not in self.waiting[trial.seed] or not reached:
+            return reached
+        last = max(reached)
+        whole = all(
+            len(values[last]) >= self._per_step.get(i, len(values[last]) + 1)
+            for i, values in enumerate(steps)
+        )
+        return reached if whole else reached - {last}
+
+    def _at(self, index: int, step: int, trials: Sequence[Trial]) -> float:
+        objective = self._spec.objectives[index]
+        of_seeds: dict[int, list[float]] = {}
+        for trial in trials:
+            values = self._steps[trial.trial_id][index][step].values()
+            of_seeds.setdefault(trial.seed, []).extend(values)
+        return search_values.over_seeds(
+            objective, [search_values.of_seed(objective, values) for values in of_seeds.values()]
+        )

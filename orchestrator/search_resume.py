@@ -30,7 +30,7 @@ def continued(study: Study, home: Home) -> Searches:
     if study.sweep in home.sweeps():
         recorded = home.read("asks", [study.sweep]).sort_by("event").to_pylist()
     warm: list[dict[str, Any]] = []
-    if study.search.warm_start and not recorded:
+    if study.search.warm_start:
         points = dict.fromkeys(home.read("trials", columns=["point"])["point"].to_pylist())
         warm = [point for text in points if CONFIRMED not in (point := json.loads(text))]
     try:

@@ -143,7 +143,10 @@ class Confirm(Part):
         compare: name -> labels of a point: the baseline, the default strength.
     """
 
-    seeds: int | tuple[int, ...] = 5
+    seeds: (
+        Annotated[int, Field(ge=1, le=10_000)]
+        | Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
+    ) = 5
     stages: tuple[str, ...] = ()
     compare: dict[str, dict[str, Label]] = Field(default_factory=dict)
 
@@ -190,6 +193,11 @@ class SearchSpec(Part):
 
     @model_validator(mode="after")
     def _rule_fits(self) -> Self:
+        if self.sampler.name == "cma_es" and len(self.objectives) > 1:
+            raise FieldError(
+                f"cma_es has one objective, and there are {len(self.objectives)}; use tpe or nsga2",
+                "sampler",
+            )
         if self.stop is not None and len(self.objectives) > 1 and self.stop.by != "halving":
             raise FieldError(
                 f"{self.stop.by!r} judges one objective, and there are {len(self.objectives)}; "
@@ -244,9 +252,10 @@ def check_search(
         if not any(axis in own[stage] for stage in own):
             raise FieldError(f"no stage has the axis {axis!r}", "axes", i)
     for stage in closure(searched, needs):
-        if not plain[stage] and (stage in searched or set(own[stage]) & set(spec.axes)):
+        if not plain[stage]:
             raise FieldError(
-                f"the stage {stage!r} lists or draws its points; a searched one has axes only",
+                f"the stage {stage!r} lists or draws its points; a searched one, and those that it "
+                "needs, have axes only",
                 "axes",
             )
         for axis in own[stage]:
@@ -255,16 +264,11 @@ def check_search(
                     f"the axis {axis!r} depends on {min(on)!r}, which is searched; search it too",
                     "axes",
                 )
-    _check_quantities(spec, searched)
+    later = _later(spec, own, needs, searched)
+    _check_quantities(spec, [stage for stage in searched if stage not in later], later)
     if spec.seeds is not None and spec.seeds > len(seeds):
         raise FieldError(f"{spec.seeds} seeds of {len(seeds)}; ask for fewer", "seeds")
     if spec.confirm is not None:
-        for i, stage in enumerate(spec.confirm.stages):
-            if stage not in searched:
-                raise FieldError(
-                    f"{stage!r} is no stage of the search{suggest(stage, searched)}",
-                    *("confirm", "stages", i),
-                )
         for seed in spec.confirm.fresh_seeds():
             if seed in seeds:
                 raise FieldError(
@@ -273,9 +277,33 @@ def check_search(
                 )
 
 
-def _check_quantities(spec: SearchSpec, searched: Sequence[str]) -> None:
-    later = spec.confirm.stages if spec.confirm is not None else ()
-    known = [stage for stage in searched if stage not in later]
+def _later(
+    spec: SearchSpec,
+    own: Mapping[str, Sequence[str]],
+    needs: Mapping[str, Sequence[str]],
+    searched: Sequence[str],
+) -> set[str]:
+    """Return the stages that only the confirmation runs: those listed, and what needs them."""
+    listed = spec.confirm.stages if spec.confirm is not None else ()
+    for i, stage in enumerate(listed):
+        if stage not in searched:
+            raise FieldError(
+                f"{stage!r} is no stage of the search{suggest(stage, searched)}",
+                *("confirm", "stages", i),
+            )
+        if set(own[stage]) & set(spec.axes):
+            raise FieldError(
+                f"{stage!r} has a searched axis: the search itself must run it",
+                *("confirm", "stages", i),
+            )
+    later = set(listed)
+    for stage in searched:
+        if later & set(needs[stage]):
+            later.add(stage)
+    return later
+
+
+def _check_quantities(spec: SearchSpec, known: Sequence[str], later: set[str]) -> None:
     for key, quantities in (("objectives", spec.objectives), ("constraints", spec.constraints)):
         for i, quantity in enumerate(quantities):
             if quantity.stage not in known:
@@ -285,8 +313,9 @@ def _check_quantities(spec: SearchSpec, searched: Sequence[str]) -> None:
                     + suggest(quantity.stage, known),
                     *(key, i, "stage"),
                 )
-            test = quantity.name.startswith("test_") or quantity.where.get("split") == "test"
-            if test:
+            split = quantity.where.get("split")
+            test = "test" in (split if isinstance(split, tuple) else (split,))
+            if test or quantity.name.startswith("test_"):
                 raise FieldError(NO_TEST_SET, key, i)
 
 

@@ -35,13 +35,16 @@ def of_seed(quantity: Quantity, values: Sequence[float]) -> float:
     return AGGREGATES[quantity.over](values)
 
 
-def by_step(quantity: Quantity, rows: Iterable[Row]) -> dict[int, float]:
-    """Return a quantity at each step at which one trial measured it."""
-    found: dict[int, list[float]] = {}
-    for step, value in _matching(quantity, rows, {}):
-        if step is not None:
-            found.setdefault(step, []).append(value)
-    return {step: AGGREGATES[quantity.over](values) for step, values in found.items()}
+def by_step(
+    quantity: Quantity, rows: Iterable[Row], point: Mapping[str, Label]
+) -> dict[int, dict[str, float]]:
+    """Return the values of a quantity at each step of one trial, by their coordinates."""
+    found: dict[int, dict[str, float]] = {}
+    for row in rows:
+        for step, value in _matching(quantity, [row], point):
+            if step is not None:
+                found.setdefault(step, {})[row[4]] = value
+    return found
 
 
 def over_seeds(quantity: Quantity, values: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ barrier anywhere: each search asks when there is room, and its confirmation star
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from sensweep.orchestrator.search_spec import BEST, SearchSpec
 from sensweep.orchestrator.search_values import Row
 from sensweep.orchestrator.trial import Trial, canonical_json, trial_columns
 
+EARLY = "stopped early"
 Lookup = Callable[[str], Sequence[Row] | None]
 
 
@@ -38,8 +40,8 @@ class _Cell:
         self.open: dict[int, PointUnderWay] = {}
         self.queue: list[tuple[Point, Literal["enqueued", "warm"]]] = []
         self.baselines: dict[int, float] = {}  # constraint -> value of the point it refers to
-        # Points that wait for a baseline, and what they will be told.
-        self.held: list[tuple[PointUnderWay, Told, Sequence[float]]] = []
+        # Points that wait for a baseline, and what they will be told, by number.
+        self.held: dict[int, tuple[PointUnderWay, Told, Sequence[float]]] = {}
         self.confirmed = False
 
     def has_failed(self, labels: Point) -> bool:
@@ -74,6 +76,7 @@ class Searches:
         self._by_trial: dict[str, list[tuple[_Cell, int]]] = {}
         # Rows of the trials that ended in this run, as far as a search looks at them.
         self._seen: dict[str, list[Row]] = {}
+        self._per_step: dict[int, int] = {}
         self._names = {q.name for q in self.spec.quantities()} | {"diverged"}
         by_name: dict[str, list[Mapping[str, Any]]] = {}
         for row in recorded:
@@ -82,7 +85,8 @@ class Searches:
             name = self._name(point)
             search = Search(name, self.spec, axes, point, by_name.get(name, ()))
             cell = _Cell(point, search)
-            cell.queue = self._queue(cell, warm)
+            begun = any(proposal.given != "warm" for proposal in search.proposals)
+            cell.queue = self._queue(cell, () if begun else warm)
             self._cells.append(cell)
 
     def columns(self, trials: Sequence[Trial]) -> dict[str, list[object]]:
@@ -124,7 +128,7 @@ class Searches:
         point.plan(trials)
         for trial in trials:
             point.end(trial.trial_id, self._rows(trial.trial_id) or ())
-        if not any(map(point.missing, point.done)):
+        if point.done and not any(map(point.missing, point.done)):
             self._note_baseline(cell, point)
 
     # ---- asking
@@ -161,8 +165,10 @@ class Searches:
         if cell.queue and cell.queue[0][1] == "warm":
             return True
         limit = self.spec.parallel
-        room = limit is None or len(cell.search.running) < limit
-        return room and cell.search.asked < self.spec.trials
+        # Points that wait for a baseline run nothing, and must not keep it from being asked.
+        room = limit is None or len(cell.search.running) - len(cell.held) < limit
+        wanted = cell.search.asked < self.spec.trials or (bool(cell.queue) and bool(cell.held))
+        return room and wanted
 
     def _queue(
         self, cell: _Cell, warm: Sequence[Mapping[str, Any]]
@@ -201,7 +207,8 @@ class Searches:
         """Plan a point's trials: of all seeds, or of the first where seeds are rungs."""
         seeds = self._planner.seeds()
         stepwise = self.spec.stop is not None and self.spec.stop.rungs == "seeds"
-        point = cell.open[proposal.number] = PointUnderWay(proposal, self.spec, seeds)
+        point = PointUnderWay(proposal, self.spec, seeds, self._per_step)
+        cell.open[proposal.number] = point
         trials, refused = list[Trial](), ""
         try:
             trials = self._plan_seeds(cell, point, seeds[:1] if stepwise else seeds)
@@ -211,8 +218,8 @@ class Searches:
         if ask:
             cell.search.begin(proposal, [trial.trial_id for trial in trials])
             growth.asks += cell.search.drain()
-        if refused:
-            return growth + self._fail(cell, point, refused)
+        if not trials:
+            return growth + self._fail(cell, point, refused or "no stage of the search has a trial")
         return growth + self._take_known(trials)
 
     def _plan_seeds(self, cell: _Cell, point: PointUnderWay, seeds: Sequence[int]) -> list[Trial]:
@@ -263,6 +270,9 @@ class Searches:
         rows: Sequence[Row],
     ) -> Growth:
         trial = point.trials[trial_id]
+        if point.proposal.number in cell.held:  # its values are known
+            point.waiting[trial.seed].discard(trial_id)
+            return Growth()
         diverged = any(name == "diverged" and value == 1 for name, value, *_ in rows)
         if outcome != "done" or diverged:
             point.waiting[trial.seed].discard(trial_id)
@@ -312,8 +322,10 @@ class Searches:
         self, cell: _Cell, point: PointUnderWay, state: Told, values: Sequence[float]
     ) -> Growth:
         """Tell a point; one whose constraint refers to a point that is not told yet is held."""
+        if point.proposal.number in cell.held:
+            return Growth()
         violations: list[float] = []
-        if state == "complete":
+        if state == "complete" and all(map(math.isfinite, values)):
             self._note_baseline(cell, point)
         for i, constraint in enumerate(self.spec.constraints):
             if not point.done:
@@ -323,8 +335,8 @@ class Searches:
             if baseline is not None and i not in cell.baselines:
                 if cell.has_failed(baseline):
                     return self._fail(cell, point, "the point that a constraint refers to failed")
-                cell.held.append((point, state, values))
-                return Growth()
+                cell.held[point.proposal.number] = point, state, values
+                return self._stop_rest(cell, point, state)
             value = point.value(constraint, len(self.spec.objectives) + i, point.done)
             against = cell.baselines.get(i, 0.0)
             violations.append(search_values.violation(constraint, value, against))
@@ -341,19 +353,31 @@ class Searches:
     ) -> Growth:
         cell.open.pop(point.proposal.number, None)
         cell.search.tell(point.proposal.number, state, values, violations, reason)
-        growth = Growth(asks=cell.search.drain())
-        if state != "complete":
-            growth.stop = [trial for trial in point.left if not self._wanted(trial)]
-            rule = self.spec.stop.by if self.spec.stop is not None else ""
-            growth.reason = f"stopped early ({rule})" if state == "pruned" else reason
-        held, cell.held = cell.held, []
-        for other, its_state, its_values in held:
+        growth = Growth(asks=cell.search.drain()) + self._stop_rest(cell, point, state, reason)
+        held, cell.held = cell.held, {}
+        for other, its_state, its_values in held.values():
             growth += self._settle(cell, other, its_state, its_values)
         return growth + self._confirm_if_over(cell)
 
-    def _wanted(self, trial_id: str) -> bool:
-        """Whether another open point waits for this trial."""
-        return any(n in cell.open for cell, n in self._by_trial.get(trial_id, ()))
+    def _stop_rest(
+        self, cell: _Cell, point: PointUnderWay, state: Told, reason: str = ""
+    ) -> Growth:
+        """Stop what is left of a point that needs it no more, unless others may need it.
+
+        Others may need a trial that has not all of the searched labels: a static parent, or the
+        first of two searched stages. And a repeated point shares all of its trials.
+        """
+        if state == "complete":
+            return Growth()
+        labels, number = point.proposal.labels, point.proposal.number
+        rest = [
+            trial_id
+            for trial_id in point.left
+            if self._planner.stoppable(point.trials[trial_id], labels)
+            and not any(n in c.open and n != number for c, n in self._by_trial.get(trial_id, ()))
+        ]
+        rule = self.spec.stop.by if self.spec.stop is not None else ""
+        return Growth(stop=rest, reason=f"{EARLY} ({rule})" if state == "pruned" else reason)
 
     # ---- constraints that refer to another point
 
@@ -366,7 +390,9 @@ class Searches:
         for i, constraint in enumerate(self.spec.constraints):
             if self._baseline(cell, i) == point.proposal.labels:
                 index = len(self.spec.objectives) + i
-                cell.baselines[i] = point.value(constraint, index, point.done)
+                value = point.value(constraint, index, point.done)
+                if math.isfinite(value):
+                    cell.baselines[i] = value
 
     # ---- confirmation
 
@@ -395,8 +421,9 @@ class Searches:
         """
         readable = ",".join(f"{axis}={label}" for axis, label in sorted(point.items())) or "all"
         spec = self.spec.model_dump(mode="json", exclude={"trials", "confirm", "parallel"})
-        sample = [trial.trial_id for trial in self._planner.sample(point)]
-        text = canonical_json([spec, self._planner.space(), sample])
+        samples = [trial.trial_id for trial in self._planner.samples(point)]
+        seeds = self._planner.seeds()
+        text = canonical_json([spec, self._planner.space(), seeds, samples])
         digest = hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
         return f"{readable}#{digest}"
 

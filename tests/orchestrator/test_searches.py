@@ -162,22 +162,25 @@ def test_labels_that_a_task_refuses_are_a_failed_point_not_the_end(tmp_path: Pat
     of = Study.from_dict(
         {
             "study": "refused",
-            "axes": {"noise": {"uniform": [-1.0, 1.0]}},
-            "stages": {"toy": {"task": "toy"}},
+            "axes": {"warmup_epochs": {"uniform": [0.0, 1.9]}, "epochs": {"integers": [1, 3]}},
+            "stages": {"train": {"task": "train", "params": {"dataset": "digits", "arch": "mlp"}}},
             "search": {
-                "axes": ["noise"],
-                "objectives": [{"name": "value", "stage": "toy", "direction": "maximize"}],
-                "trials": 12,
+                "axes": ["epochs", "warmup_epochs"],
+                "objectives": [
+                    {"name": "validation_loss", "stage": "train", "direction": "minimize"}
+                ],
+                "trials": 16,
             },
         },
         folder=tmp_path,
     )
-    cluster = Cluster(searches(of), lambda _: ("done", [("value", 1.0, None, "1", "{}")]))
+    cluster = Cluster(searches(of), lambda _: ("done", [("validation_loss", 1.0, 1, "1", "{}")]))
     cluster.run()
-    states = {(json.loads(a["params"])["noise"] < 0, a["state"]) for a in told(cluster)}
+    points = [(json.loads(a["params"]), a) for a in told(cluster)]
+    states = {(p["warmup_epochs"] > p["epochs"], a["state"]) for p, a in points}
     assert states == {(True, "failed"), (False, "complete")}
     reasons = [json.loads(a["attributes"]).get("reason", "") for a in told(cluster)]
-    assert any(reason.startswith("axes.noise: ") for reason in reasons)
+    assert any("axes.warmup_epochs: " in reason for reason in reasons)
     settled, growth = searches(of, cluster.asks).begin()
     assert {t.trial_id for t in settled} == {t.trial_id for t in cluster.ran}
     assert growth.add == []
