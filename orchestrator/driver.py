@@ -285,9 +285,13 @@ class Driver:
         self._committer.batch.add_search([], columns)
         new, status = self._roll.new(trials, settled)
         self._add(new, status)
-        for trial, each in zip(new, status, strict=True):
-            if each in ("failed", "skipped"):
-                self._searching.ended(trial.trial_id, each)
+        if settled:
+            return
+        states = self._scheduler.states()
+        for trial_id in dict.fromkeys(trial.trial_id for trial in trials):
+            state = State(int(states[self._roll.index[trial_id]]))
+            if state in (State.FAILED, State.SKIPPED, State.STOPPED):
+                self._searching.ended(trial_id, "failed" if state == State.FAILED else "skipped")
 
     def _take_growth(self, growth: Growth) -> None:
         """Do what a search wants done."""
@@ -370,7 +374,8 @@ class Driver:
 
     def _ended(self, command: ev.Ended) -> None:
         """An attempt is over: its rows, if it has any to give, go into the next commit."""
-        if command.attempt == 0:
+        if command.attempt == 0:  # stopped while it waited
+            self._tell_search(command, "stopped")
             return
         trial, now = self._roll.trials[command.trial], time.monotonic()
         key = self._roll.key(command.trial, command.attempt)
@@ -384,7 +389,7 @@ class Driver:
         status: str = command.outcome
         if status == "lost" and command.final:
             status = "failed"
-        if status == "stopped" and self._stopping:
+        if status == "stopped" and self._stopping and command.reason.startswith(self._stopping):
             status = "lost"  # a later run repeats it
         if status == "done" and self._roll.status[command.trial] == "rebuild":
             status = "rebuilt"  # its rows are there already
@@ -406,11 +411,18 @@ class Driver:
             queued=sent.at - sent.ready,
             resources=self._roll.resources[trial.stage],
         )
-        if self._searching is not None and command.final:
-            if status in ("done", "rebuilt"):
-                self._searching.ended(trial.trial_id, "done", outcome.rows)
-            elif status == "failed":
-                self._searching.ended(trial.trial_id, "failed")
+        self._tell_search(command, status, outcome.rows)
+
+    def _tell_search(self, command: ev.Ended, status: str, rows: Sequence[Row] = ()) -> None:
+        if self._searching is None or not command.final:
+            return
+        trial_id = self._roll.trials[command.trial].trial_id
+        if status in ("done", "rebuilt"):
+            self._searching.ended(trial_id, "done", rows)
+        elif status == "failed":
+            self._searching.ended(trial_id, "failed")
+        elif status == "stopped":  # points that need it too will not have it
+            self._searching.ended(trial_id, "skipped")
 
 
 @dataclass(frozen=True, slots=True)

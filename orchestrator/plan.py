@@ -13,7 +13,7 @@ from sensweep.orchestrator.stage_plan import StagePlan, named
 from sensweep.orchestrator.study import Study
 from sensweep.orchestrator.trial import Trial
 
-Status = Literal["done", "new", "rebuild", "failed", "skipped", "settled"]
+Status = Literal["done", "new", "rebuild", "failed", "skipped", "stopped", "settled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Plan:
         parents: per trial, the indices of its parents.
         status: per trial: `done` in this home; `new`; `rebuild` (done, but a checkpoint that a
             new dependant needs is gone); `failed` (raised before, and is not to be retried);
-            `skipped` (a parent failed); `settled`, of a search's point that was told, to be left
-            as it is.
+            `skipped` (a parent failed); `stopped` (early, by a search of this sweep); `settled`,
+            of a search's point that was told, to be left as it is.
         code: per stage, the digests of its code's files (of all trials of the stage).
         searched: trials like those that its searches will run, and how many of each at most.
     """
@@ -187,6 +187,7 @@ def status_of(trials: Sequence[Trial], recorded: Recorded, retry_failed: bool) -
     """
     status: list[Status] = [
         "done" if trial.trial_id in recorded.done
+        else "stopped" if trial.trial_id in recorded.stopped
         else "failed" if trial.trial_id in recorded.failed and not retry_failed
         else "new"
         for trial in trials
@@ -194,7 +195,9 @@ def status_of(trials: Sequence[Trial], recorded: Recorded, retry_failed: bool) -
     at = {trial.trial_id: i for i, trial in enumerate(trials)}
     parents = [[(p, at[p.trial_id]) for p in t.parents if p.trial_id in at] for t in trials]
     for i, found in enumerate(parents):
-        if status[i] == "new" and any(status[j] in ("failed", "skipped") for _, j in found):
+        if status[i] == "new" and any(
+            status[j] in ("failed", "skipped", "stopped") for _, j in found
+        ):
             status[i] = "skipped"
     for i in reversed(range(len(trials))):
         if status[i] not in ("new", "rebuild"):

@@ -44,6 +44,8 @@ class Recorded:
             trial is always among them; "selects" names the selections that were asked for and
             chose the checkpoint, and on the final one also those that nothing reached.
         failed: trials that were tried, never finished, and raised when last tried.
+        stopped: trials that a search of this sweep stopped early; their rows are committed, so
+            that this sweep cannot run them whole any more.
         trials: rows of the `trials` table, oldest first; JSON columns as text.
         seconds: trial_id -> duration of the attempt that finished it.
         exists: whether an artifact's file (`path`, relative to the home) is still there.
@@ -51,6 +53,7 @@ class Recorded:
 
     done: Mapping[str, str | list[dict[str, Any]]] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
+    stopped: frozenset[str] = frozenset()
     trials: tuple[Mapping[str, object], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     exists: Callable[[str], bool] = lambda path: True
@@ -61,6 +64,7 @@ class Recorded:
         trials: Iterable[Mapping[str, Any]],
         attempts: Iterable[Mapping[str, Any]],
         exists: Callable[[str], bool],
+        sweep: str = "",
     ) -> Recorded:
         """Gather what a plan needs from rows of the tables `trials` and `attempts`.
 
@@ -68,12 +72,16 @@ class Recorded:
             trials: rows in the order of their planning.
             attempts: rows in the order of their ends.
             exists: as the attribute.
+            sweep: the sweep that is planned.
         """
         done: dict[str, str | list[dict[str, Any]]] = {}
         failed: set[str] = set()
+        stopped: set[str] = set()
         seconds: dict[str, float] = {}
         for row in attempts:
             trial_id = str(row["trial_id"])
+            if row["status"] == "stopped" and row.get("sweep") == sweep:
+                stopped.add(trial_id)
             if row["status"] in ("done", "rebuilt"):
                 done[trial_id] = row["artifacts"]
                 seconds[trial_id] = float(row["seconds"])
@@ -81,7 +89,14 @@ class Recorded:
                 failed.add(trial_id)
             else:
                 failed.discard(trial_id)
-        return cls(done, frozenset(failed - done.keys()), tuple(trials), seconds, exists)
+        return cls(
+            done,
+            frozenset(failed - done.keys()),
+            frozenset(stopped - done.keys()),
+            tuple(trials),
+            seconds,
+            exists,
+        )
 
     def artifacts(self, trial_id: str) -> list[dict[str, Any]]:
         """Return what a trial that is done has left."""

@@ -15,11 +15,16 @@ from sensweep.orchestrator.plan import Plan, Status, status_of
 from sensweep.orchestrator.policy import Group, Policy
 from sensweep.orchestrator.recorded import Recorded
 from sensweep.orchestrator.scheduler import Scheduler
-from sensweep.orchestrator.trial import Trial, canonical_json
+from sensweep.orchestrator.trial import Parent, Trial, canonical_json
 
 Key = tuple[str, int, int]  # trial_id, attempt, driver epoch: the fence of every answer
 
-_STATES = {"done": State.DONE, "failed": State.FAILED, "settled": State.STOPPED}
+_STATES = {
+    "done": State.DONE,
+    "failed": State.FAILED,
+    "stopped": State.STOPPED,
+    "settled": State.STOPPED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Roll:
         self._home = str(home.absolute())
         self._groups: dict[str, int] = {}
         self._parents: list[tuple[int, ...]] = []
+        self._made: dict[str, int] = {}  # attempts of this run
         self.trials: list[Trial] = []
         self.status: list[Status] = []
         self.index: dict[str, int] = {}
@@ -85,23 +91,44 @@ class Roll:
             self._groups[name] = scheduler.add_group(group)
 
     def new(self, trials: Sequence[Trial], settled: bool) -> tuple[list[Trial], list[Status]]:
-        """Return those of a search's trials that are not here yet, with their status.
+        """Return those of a search's trials that are to be taken up, with their status.
 
-        Those of points that are `settled` are not to be run, whatever became of them.
+        They are those that are not here yet, and before them the parents whose checkpoints were
+        freed: these run again. Trials of points that are `settled` are not to be run, whatever
+        became of them.
         """
         new = list({t.trial_id: t for t in trials if t.trial_id not in self.index}.values())
         status = status_of(new, self._recorded, self._orders.retry_failed)
         if settled:
-            status = ["settled" if each != "done" else each for each in status]
-        return new, status
+            return new, ["settled" if each != "done" else each for each in status]
+        again: dict[str, Trial] = {}
+        waiting = [trial for trial, each in zip(new, status, strict=True) if each == "new"]
+        while waiting:
+            for parent in waiting.pop().parents:
+                index = self.index.get(parent.trial_id)
+                if index is None or parent.trial_id in again or self._is_there(index, parent):
+                    continue
+                again[parent.trial_id] = self.trials[index]
+                waiting.append(self.trials[index])
+        rebuilt = list(reversed(again.values()))
+        rebuild: list[Status] = ["rebuild"] * len(rebuilt)
+        return [*rebuilt, *new], [*rebuild, *status]
+
+    def _is_there(self, index: int, parent: Parent) -> bool:
+        """Whether a trial is not done yet, or what is selected of its checkpoints still exists."""
+        if index not in self.artifacts:
+            return True
+        chosen = choose(self.artifacts[index], parent.select)
+        return all(self._recorded.exists(str(a["path"])) for a in chosen)
 
     def add(self, trials: Sequence[Trial], status: Sequence[Status]) -> dict[str, Any]:
         """Take up trials, each after its parents; returns the columns for `Scheduler.add`."""
         first = len(self.trials)
-        for i, trial in enumerate(trials, start=first):
+        for i, (trial, each) in enumerate(zip(trials, status, strict=True), start=first):
             self.index[trial.trial_id] = i
             self._parents.append(tuple(self.index[p.trial_id] for p in trial.parents))
-            if trial.trial_id in self._recorded.done:
+            # What is to be rebuilt has nothing to offer yet, whatever is recorded of it.
+            if each == "done" or (each == "settled" and trial.trial_id in self._recorded.done):
                 self.artifacts[i] = self._recorded.artifacts(trial.trial_id)
         self.trials += trials
         self.status += status
@@ -111,7 +138,10 @@ class Roll:
             "parents": self._parents[first:],
             "priority": groups,
             "state": [_STATES.get(each, State.WAITING) for each in status],
-            "attempts": [self._orders.attempts.get(trial.trial_id, 0) for trial in trials],
+            "attempts": [
+                self._made.get(trial.trial_id, self._orders.attempts.get(trial.trial_id, 0))
+                for trial in trials
+            ],
         }
 
     def parents(self, trial: int) -> tuple[int, ...]:
@@ -130,6 +160,7 @@ class Roll:
     def assignment(self, index: int, attempt: int) -> Assignment:
         """Put together what a worker needs to execute an attempt."""
         trial, key = self.trials[index], self.key(index, attempt)
+        self._made[trial.trial_id] = attempt
         shape = self._shapes[trial.stage]
         return Assignment(
             key=key,

@@ -248,6 +248,7 @@ class Searches:
             if point is not None:
                 point.note_steps(trial_id, rows)
                 growth += self._judge_steps(cell, point)
+                growth += Growth(asks=cell.search.drain())  # rungs that it has passed
         return growth
 
     def ended(self, trial_id: str, outcome: Outcome, rows: Sequence[Row]) -> Growth:
@@ -259,6 +260,7 @@ class Searches:
             point = cell.open.get(number)
             if point is not None:
                 growth += self._trial_ended(cell, point, trial_id, outcome, rows)
+                growth += Growth(asks=cell.search.drain())
         return growth
 
     def _trial_ended(
@@ -324,8 +326,10 @@ class Searches:
         """Tell a point; one whose constraint refers to a point that is not told yet is held."""
         if point.proposal.number in cell.held:
             return Growth()
+        if not all(map(math.isfinite, values)):
+            return self._fail(cell, point, "an objective is not finite")
         violations: list[float] = []
-        if state == "complete" and all(map(math.isfinite, values)):
+        if state == "complete":
             self._note_baseline(cell, point)
         for i, constraint in enumerate(self.spec.constraints):
             if not point.done:
@@ -333,7 +337,7 @@ class Searches:
                 continue
             baseline = self._baseline(cell, i)
             if baseline is not None and i not in cell.baselines:
-                if cell.has_failed(baseline):
+                if cell.has_failed(baseline) or baseline == point.proposal.labels:
                     return self._fail(cell, point, "the point that a constraint refers to failed")
                 cell.held[point.proposal.number] = point, state, values
                 return self._stop_rest(cell, point, state)

@@ -348,3 +348,75 @@ def test_a_search_that_cannot_be_run_is_refused_in_one_line(
         make_plan(study(tmp_path, **change))
     assert wanted in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_held_point_neither_blocks_its_baseline_nor_is_told_twice(tmp_path: Path) -> None:
+    bounds = [
+        {"name": "loss", "stage": "train", "at_most": 1.0, "relative_to": {"x": x}}
+        for x in (0.1234567, 0)  # written otherwise than the search writes them
+    ]
+    cluster = Cluster(searches(study(tmp_path, constraints=bounds, parallel=1, trials=4)))
+    cluster.run()
+    assert cluster.searches.finished
+    assert [ask["state"] for ask in told(cluster)] == ["complete"] * 8
+
+
+def test_a_baseline_that_is_not_finite_fails_the_points_that_refer_to_it(tmp_path: Path) -> None:
+    def answer(trial: Trial) -> tuple[str, list[Row]]:
+        rows = measured(trial)
+        if trial.stage == "train" and trial.point["x"] == 0.5:
+            rows = [(name, float("nan"), *rest) for name, _, *rest in rows]  # type: ignore[misc]
+        return "done", rows
+
+    bound = [{"name": "size", "stage": "probe", "at_most": 1.0, "relative_to": {"x": 0.5}}]
+    cluster = Cluster(searches(study(tmp_path, constraints=bound, trials=4)), answer)
+    cluster.run()
+    assert [ask["state"] for ask in told(cluster)] == ["failed"] * 8
+
+
+def test_another_number_of_seeds_or_another_model_is_another_search(tmp_path: Path) -> None:
+    def names(**search: Any) -> list[str]:
+        return [cell.search.name for cell in searches(study(tmp_path, **search))._cells]
+
+    assert names() == names(trials=9) == names(parallel=1)
+    assert not set(names()) & set(names(seeds=2))
+
+
+def test_rows_of_one_step_that_come_in_two_beats_are_judged_together(tmp_path: Path) -> None:
+    stop = {"by": "median", "rungs": "steps"}
+    objective = [{"name": "loss", "stage": "train", "direction": "minimize"}]
+    found = searches(study(tmp_path, stop=stop, objectives=objective, seeds=1))
+    cluster = Cluster(found)
+    cluster.take(found.next())
+    train = next(t for t in cluster.queue if t.stage == "train")
+    for part, value in (("a", 1.0), ("b", 3.0)):
+        row: Row = ("loss", value, 1, "1", json.dumps({"part": part}))
+        cluster.take(found.measured(train.trial_id, [row]))
+    assert cluster.asks[-1]["state"] == "running"
+    assert "reports" not in json.loads(cluster.asks[-1]["attributes"])
+    cluster.take(found.measured(train.trial_id, [("loss", 9.0, 2, "1", '{"part":"a"}')]))
+    assert json.loads(cluster.asks[-1]["attributes"])["reports"] == {"1": [2.0]}
+
+
+def test_a_rung_that_was_passed_is_not_judged_again_after_an_interruption(tmp_path: Path) -> None:
+    stop = {"by": "halving", "rungs": "seeds", "options": {"eta": 2, "startup": 1}}
+    objective = [{"name": "loss", "stage": "train", "direction": "minimize"}]
+    points = [{"x": x} for x in (1.0, 0.0)]
+    of = study(tmp_path, stop=stop, objectives=objective, enqueue=points, trials=2)
+    part = Cluster(searches(of))
+    part.take(part.searches.next())
+    part.take(part.searches.next())
+    for trial in [t for t in part.queue if t.point["kind"] == "a"]:
+        part.queue.remove(trial)
+        part.ran.append(trial)
+        part.take(part.searches.ended(trial.trial_id, "done", measured(trial)))
+    part.take(part.searches.next())  # x = 0, better than what passed the first rung
+    done = {t.trial_id: measured(t) for t in part.ran}
+    rest = Cluster(searches(of, part.asks, lookup=done.get))
+    rest.done |= done.keys()
+    rest.take(rest.searches.begin()[1])
+    rest.run()
+    states = {
+        json.loads(a["params"])["x"]: a["state"] for a in told(rest) if "kind=a" in a["search"]
+    }
+    assert states == {1.0: "complete", 0.0: "complete"}
