@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,32 @@ from sensweep.results.queries import claims_of
 from sensweep.results.store import Home
 
 HERE = Path(__file__).parent
+VERDICTS = ("supported", "refuted", "inconclusive")
 MARKERS = re.compile(r"(<!-- verdicts:([^>]*?)-->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def summary(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table with a line per claim: how many of its verdicts are which."""
+    lines = ["| claim | statement | supported | refuted | inconclusive |", "|---|---|---|---|---|"]
+    for claim_id in dict.fromkeys(claim["id"] for claim in claims):
+        cases = [claim for claim in claims if claim["id"] == claim_id]
+        counts = Counter(claim["verdict"] for claim in cases)
+        found = [str(counts[verdict] or "") for verdict in VERDICTS]
+        if not any(found):
+            found = [f"descriptive ({len(cases)})", "", ""]
+        lines.append(f"| {claim_id} | {cases[0]['statement']} | {' | '.join(found)} |")
+    return "\n".join(lines)
 
 
 def table(claims: Sequence[Mapping[str, Any]]) -> str:
     """Return a Markdown table with a line per verdict."""
-    lines = [
-        "| claim | statement | verdict | estimate | 95% interval | n |",
-        "|---|---|---|---|---|---|",
-    ]
-    said = None
+    lines = ["| claim | case | verdict | estimate | interval | n |", "|---|---|---|---|---|---|"]
     for claim in claims:
-        case = claim["key"].removeprefix(claim["id"]).strip(" []")
-        statement = claim["statement"] if claim["id"] != said else "the same"
-        said = claim["id"]
-        words = f"{statement} ({case})" if case else statement
-        verdict = claim["verdict"] or "-"
+        case = claim["key"].removeprefix(claim["id"]).strip(" []()").replace("|", "/")
         value, low, high = (number(claim[name]) for name in ("estimate", "low", "high"))
         interval = f"[{low}, {high}]" if low else ""
         n = f"{claim['n']} {claim['replicate']}"
-        cells = (claim["id"], words.replace("|", "/"), verdict, value, interval, n)
+        cells = (claim["id"], case, claim["verdict"] or "", value, interval, n)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -63,7 +70,8 @@ def fill(page: Path, claims: Sequence[Mapping[str, Any]], folder: Path, made: st
     def one(match: re.Match[str]) -> str:
         prefixes = tuple(match[2].split())
         chosen = [c for c in claims if not prefixes or c["id"].startswith(prefixes)]
-        parts = [made, table(chosen), figures(chosen, folder, page)]
+        every = f"<details><summary>Every verdict</summary>\n\n{table(chosen)}\n\n</details>"
+        parts = [made, summary(chosen), every, figures(chosen, folder, page)]
         return match[1] + "\n" + "\n\n".join(filter(None, parts)) + "\n\n" + match[3]
 
     return MARKERS.sub(one, page.read_text())
