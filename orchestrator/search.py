@@ -12,16 +12,15 @@ Optuna is kept, in particular no storage of its own; `search_export.py` writes o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import optuna
 
 from sensweep.orchestrator.axes import Axis, Point
 from sensweep.orchestrator.errors import FieldError, InputError, joined
+from sensweep.orchestrator.search_proposal import Proposal, State, Told, read_event
 from sensweep.orchestrator.search_sampler import (
     Space,
     kind,
@@ -37,10 +36,6 @@ from sensweep.results import pareto
 
 # A proposal that repeats one under way is asked again so often, before it is accepted.
 ASK_AGAIN = 10
-# What a point's line in the table `asks` says of it. `duplicate` was asked again.
-Told = Literal["complete", "pruned", "failed"]
-State = Told | Literal["running", "duplicate"]
-TOLD: tuple[Told, ...] = get_args(Told)
 # Optuna's attributes that are not kept: pickles (their samplers are rebuilt by replay), and
 # constraints, which have a place of their own.
 _NOT_KEPT = ("cma:", "constraint")
@@ -48,41 +43,6 @@ _NOT_KEPT = ("cma:", "constraint")
 
 class ReplayError(Exception):
     """Optuna does not repeat what a search has recorded; the message is one line."""
-
-
-@dataclass(slots=True)
-class Proposal:
-    """A point of a search, and what became of it.
-
-    Attributes:
-        number: of the ask, from 0.
-        labels: axis -> label.
-        suggested: Optuna's own parameters, unrounded.
-        given: why it was not Optuna's choice: enqueued, or taken over from the home (`warm`).
-        values: one per objective, once it is told.
-        violations: per constraint; more than 0 is a broken one.
-        reports: rung -> values, where the search stops points early.
-        trial_ids: of the trials that answer it.
-        reason: of a failure, in one line.
-        optuna: what Optuna noted of it (generations, completed rungs), pickles aside.
-    """
-
-    number: int
-    labels: Point
-    suggested: dict[str, Any]
-    given: Literal["", "enqueued", "warm"] = ""
-    state: State = "running"
-    values: list[float] = field(default_factory=list)
-    violations: list[float] = field(default_factory=list)
-    reports: dict[int, list[float]] = field(default_factory=dict)
-    trial_ids: list[str] = field(default_factory=list)
-    reason: str = ""
-    optuna: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def feasible(self) -> bool:
-        """Whether it was told and breaks no constraint."""
-        return self.state == "complete" and all(v <= 0 for v in self.violations)
 
 
 class Search:
@@ -387,7 +347,7 @@ class Search:
 
     def _replay(self, events: Sequence[Mapping[str, Any]]) -> None:
         for event in events:
-            recorded = _read(event)
+            recorded = read_event(event)
             if recorded.state == "running" and recorded.number == len(self.proposals):
                 self._replay_ask(recorded)
             elif recorded.state == "running":
@@ -447,31 +407,5 @@ class Search:
             )
 
 
-def best(points: Sequence[Proposal], directions: Sequence[str]) -> Proposal | None:
-    """Return the best feasible point, or of several objectives the knee of the front."""
-    feasible = [point for point in points if point.feasible]
-    if not feasible:
-        return None
-    values = pareto.minimised([point.values for point in feasible], directions)
-    return feasible[pareto.knee(values)]
-
-
 def _halves(spec: SearchSpec) -> bool:
     return spec.stop is not None and spec.stop.by == "halving"
-
-
-def _read(event: Mapping[str, Any]) -> Proposal:
-    attributes = json.loads(event["attributes"])
-    return Proposal(
-        number=int(event["number"]),
-        labels=json.loads(event["params"]),
-        suggested=attributes["suggested"],
-        given=attributes.get("given", ""),
-        state=event["state"],
-        values=json.loads(event["values"]),
-        violations=attributes.get("violations", []),
-        reports={int(rung): values for rung, values in attributes.get("reports", {}).items()},
-        trial_ids=json.loads(event["trial_ids"]),
-        reason=attributes.get("reason", ""),
-        optuna=attributes.get("optuna", {}),
-    )

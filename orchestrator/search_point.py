@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sensweep.orchestrator import search_values
-from sensweep.orchestrator.search import Proposal
+from sensweep.orchestrator.search_proposal import Proposal
 from sensweep.orchestrator.search_spec import Quantity, SearchSpec
 from sensweep.orchestrator.search_values import Row
 from sensweep.orchestrator.trial import Trial

@@ -21,8 +21,9 @@ from sensweep.orchestrator.axes import Axis, Point
 from sensweep.orchestrator.chain import ChainPlanner
 from sensweep.orchestrator.errors import FieldError, joined
 from sensweep.orchestrator.growth import Growth, Outcome
-from sensweep.orchestrator.search import TOLD, Proposal, Search, Told, best
+from sensweep.orchestrator.search import Search
 from sensweep.orchestrator.search_point import PointUnderWay
+from sensweep.orchestrator.search_proposal import TOLD, Proposal, Told, best
 from sensweep.orchestrator.search_spec import BEST, SearchSpec
 from sensweep.orchestrator.search_values import Row
 from sensweep.orchestrator.trial import Trial, canonical_json, trial_columns

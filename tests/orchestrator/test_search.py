@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from sensweep.orchestrator.axes import Axis, Point, parse_axis
 from sensweep.orchestrator.errors import FieldError
-from sensweep.orchestrator.search import Proposal, ReplayError, Search, best
+from sensweep.orchestrator.search import ReplayError, Search
+from sensweep.orchestrator.search_proposal import Proposal, best
 from sensweep.orchestrator.search_sampler import KINDS
 from sensweep.orchestrator.search_spec import SAMPLERS, SearchSpec
 from sensweep.orchestrator.search_stop import Halving
