@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sensweep.results.histogram import Bars
 from sensweep.results.series import Lines, Points, ordered
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Look:
 
     Attributes:
         title: heading of the figure.
-        colours: all labels of the column that gives the colours (and the markers of lines).
+        colours: all labels of the column that gives the colours (and the markers of lines, and the
+            outlines of histograms).
         seconds: all labels of the column that gives line styles, or markers of points.
         legend: headings of the two.
         split: the column that gives the panels, for their headings; None if they need no column.
@@ -160,6 +162,31 @@ def draw_points(points: Points, look: Look) -> Figure:
         [legend_handle(color=inks[c], marker="o", label=c, **dot) for c in colours],
         [legend_handle(color="#444444", marker=markers[s], label=s, **dot) for s in seconds],
     )
+    return figure
+
+
+def draw_bars(bars: Bars, look: Look) -> Figure:
+    """Draw histograms over one another, each outlined in a line style of its own."""
+    panels, colours = ordered(bars.data["panel"]), ordered(bars.data["colour"])
+    inks, dashes = colours_of(look.colours), dashes_of(look.colours)
+    heights = bars.data["height"]
+    # A logarithmic axis has no 0 for an empty bin to stand on.
+    floor = 0.5 * float(heights[heights > 0].min()) if look.log_y else 0.0
+    figure, axes = grid(len(panels), 1, look.title, share_x=True)
+    for (panel, colour), data in _groups(bars.data, "panel", "colour"):
+        ax, edges = axes[panels.index(panel)], [*data["low"], data["high"].iloc[-1]]
+        height, ink = data["height"].clip(lower=floor), inks[colour]
+        ax.stairs(height, edges, baseline=floor, fill=True, color=ink, alpha=0.22, lw=0)
+        ax.stairs(height, edges, baseline=floor, color=ink, lw=1.4, linestyle=dashes[colour])
+    for ax, panel in zip(axes, panels, strict=True):
+        _x_axis(ax, bars.data["low"], look.log_x, None)
+        if look.log_y:
+            log_scale(ax, "y", heights)
+        ax.set_ylim(floor, heights.max() * (2 if look.log_y else 1.06))
+        ax.set_title(look.heading(panel), loc="left")
+    label_axes(axes, bars.x_label, bars.y_label)
+    handles = [legend_handle(color=inks[c], linestyle=dashes[c], label=c) for c in colours]
+    add_legend(figure, look.legend, handles, [])
     return figure
 
 

@@ -1,7 +1,7 @@
 """The figures that a study asks for, and those that it gets when it asks for none.
 
-A figure is data in the study file. `sensweep.results.series` computes the numbers that it shows,
-`sensweep.results.drawing` how it looks:
+A figure is data in the study file. `sensweep.results.series`, `curves` and `histogram` compute the
+numbers that it shows, `sensweep.results.drawing` how it looks:
 
     figures:
       - {kind: curve, name: sensitivity, title: Sensitivity against noise size,
@@ -13,15 +13,16 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from sensweep.results.selector import NoRows, Scalar, Selector
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sensweep.results.histogram import Bars
     from sensweep.results.series import Lines, Points
 
 BASELINE = "none"
@@ -55,41 +56,90 @@ class _Figure(BaseModel, ABC):
         """The columns that give the colour, and the line style or marker ("" for none)."""
 
 
-class CurveFigure(_Figure):
-    """A quantity against a coordinate or an axis, with 95% t-intervals over seeds.
+class Align(Selector):
+    """The event that is the zero of each curve: ``{name: evaluation_loss, at_most: 0.01}``.
+
+    It is the first step at which the quantity meets the bound, for each model and seed; the
+    quantity may be of another stage, whose trial has the same seed and labels.
+
+    Attributes:
+        name, stage, where: as in `Selector`. `where` must leave one value at each step.
+        at_least, at_most: the bound, exactly one of them.
+    """
+
+    step: Literal["all"] = "all"  # type: ignore[assignment]
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Align:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give at_least or at_most, and not both")
+        return self
+
+    @property
+    def event(self) -> str:
+        """What happens at zero, in words."""
+        low = f"at least {self.at_least:g}" if self.at_least is not None else ""
+        return f"{self.name.replace('_', ' ')} {low or f'at most {self.at_most:g}'}"
+
+
+class _CurvesFigure(_Figure, ABC):
+    """What curves over anything have.
 
     Attributes:
         y: the quantity.
-        x: the column along the horizontal axis: a coordinate (`sigma`) or an axis of the study.
         by: one line for each value of this column, or for each pair of values of two columns
             (the first gives the colour, the second the line style).
+        align: shifts each curve (of a model and seed) along its steps, before seeds are averaged;
+            curves that never meet its bound are left out, and the figure says how many.
+    """
+
+    y: Selector
+    by: str | tuple[str, str] = "arch"
+    align: Align | None = None
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        return (self.by, "") if isinstance(self.by, str) else self.by
+
+    @model_validator(mode="after")
+    def _below_zero(self) -> Self:
+        if self.align is not None and self.log_x:
+            raise ValueError(
+                "align puts steps below 0, which a logarithmic axis lacks: leave out log_x or align"
+            )
+        return self
+
+
+class CurveFigure(_CurvesFigure):
+    """A quantity against a coordinate or an axis, with 95% t-intervals over seeds.
+
+    Attributes:
+        x: the column along the horizontal axis: a coordinate (`sigma`), an axis of the study, or
+            `step`. With `align` it must be `step`, and all steps are shown.
     """
 
     kind: Literal["curve"] = "curve"
-    y: Selector
     x: str
-    by: str | tuple[str, str] = "arch"
 
-    @property
-    def columns(self) -> tuple[str, str]:  # noqa: D102
-        return (self.by, "") if isinstance(self.by, str) else self.by
+    @model_validator(mode="after")
+    def _over_steps(self) -> Self:
+        if self.align is not None and self.x != "step":
+            raise ValueError(
+                f"align shifts curves along their steps, and x is {self.x!r}: "
+                "give x: step, or leave out align"
+            )
+        return self
 
 
-class TrainingFigure(_Figure):
+class TrainingFigure(_CurvesFigure):
     """A quantity over the steps at which it was measured, with 95% t-intervals over seeds.
 
-    Attributes:
-        y: the quantity; all of its steps are shown.
-        by: as in `CurveFigure`.
+    All of its steps are shown, whatever `y` says of them.
     """
 
     kind: Literal["training"] = "training"
-    y: Selector
-    by: str | tuple[str, str] = "arch"
-
-    @property
-    def columns(self) -> tuple[str, str]:  # noqa: D102
-        return (self.by, "") if isinstance(self.by, str) else self.by
 
 
 class ScatterFigure(_Figure):
@@ -114,6 +164,31 @@ class ScatterFigure(_Figure):
         return self.colour, self.marker
 
 
+class HistogramFigure(_Figure):
+    """The distribution of a quantity's values, in bins that all colours and panels share.
+
+    There is one value for each model and seed, and for each value of a coordinate (or step) that
+    `x` leaves open: nothing is averaged.
+
+    Attributes:
+        x: the quantity.
+        colour: the column that gives the colours: one histogram for each of its values.
+        bins: how many, of equal width (of equal ratio with `log_x`), from the least value of the
+            figure to the largest.
+        height: `fraction` of the values of the colour in the panel, or their `count`.
+    """
+
+    kind: Literal["histogram"] = "histogram"
+    x: Selector
+    colour: str = "arch"
+    bins: Annotated[int, Field(ge=1, le=200)] = 20
+    height: Literal["fraction", "count"] = "fraction"
+
+    @property
+    def columns(self) -> tuple[str, str]:  # noqa: D102
+        return self.colour, ""
+
+
 class StrengthFigure(_Figure):
     """Quantities (a row of panels each) against each intervention's strength (a column each).
 
@@ -135,12 +210,13 @@ class StrengthFigure(_Figure):
 
 
 FigureSpec = Annotated[
-    CurveFigure | TrainingFigure | ScatterFigure | StrengthFigure, Field(discriminator="kind")
+    CurveFigure | TrainingFigure | ScatterFigure | HistogramFigure | StrengthFigure,
+    Field(discriminator="kind"),
 ]
 FigureSpecs: TypeAdapter[list[FigureSpec]] = TypeAdapter(list[FigureSpec])
 
 
-def plotted(spec: FigureSpec, rows: pd.DataFrame) -> Lines | Points:
+def plotted(spec: FigureSpec, rows: pd.DataFrame) -> Lines | Points | Bars:
     """Compute what a figure shows.
 
     Args:
@@ -150,13 +226,15 @@ def plotted(spec: FigureSpec, rows: pd.DataFrame) -> Lines | Points:
     Raises:
         NoRows: the rows lack what the figure needs; one line says what.
     """
-    from sensweep.results import series
+    from sensweep.results import curves, histogram, series
 
     match spec:
         case CurveFigure():
-            return series.curve(spec, rows)
+            return curves.curve(spec, rows)
         case TrainingFigure():
-            return series.training(spec, rows)
+            return curves.training(spec, rows)
+        case HistogramFigure():
+            return histogram.histogram(spec, rows)
         case StrengthFigure():
             return series.strength(spec, rows)
         case ScatterFigure():
@@ -167,7 +245,7 @@ def draw(
     spec: FigureSpec,
     rows: pd.DataFrame,
     folder: Path,
-    shown: Lines | Points | None = None,
+    shown: Lines | Points | Bars | None = None,
 ) -> Path:
     """Draw a figure as FOLDER/NAME.png; the same rows give the same bytes.
 
@@ -186,14 +264,14 @@ def draw(
     """
     import matplotlib as mpl
 
-    from sensweep.results import drawing, series
+    from sensweep.results import drawing, histogram, series
 
     shown = shown or plotted(spec, rows)
     colour, second = spec.columns
     look = drawing.Look(
         title=spec.title,
         colours=series.ordered([*_values(rows, colour), *shown.data["colour"]]),
-        seconds=series.ordered([*_values(rows, second), *shown.data["second"]]),
+        seconds=series.ordered([*_values(rows, second), *shown.data.get("second", [])]),
         legend=(colour.replace("_", " "), second.replace("_", " ")),
         split=spec.split.replace("_", " ") if spec.split else None,
         log_x=spec.log_x,
@@ -204,6 +282,8 @@ def draw(
     with mpl.rc_context(drawing.STYLE):
         if isinstance(shown, series.Points):
             figure = drawing.draw_points(shown, look)
+        elif isinstance(shown, histogram.Bars):
+            figure = drawing.draw_bars(shown, look)
         else:
             figure = drawing.draw_lines(shown, look)
         figure.savefig(path, metadata={"Software": None})

@@ -1,5 +1,8 @@
 """What a figure shows, as numbers: pure functions from rows to the series that are drawn.
 
+Here are strength and scatter figures, and what all kinds share; the others have modules of their
+own, `curves` and `histogram`.
+
 Every mean is over seeds: a seed's values are averaged first (over whatever the figure does not
 keep apart, which its note names), then the seeds' means get a 95% t-interval.
 """
@@ -19,7 +22,7 @@ from sensweep.results.statistics import mean_estimate, spearman
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sensweep.results.figures import CurveFigure, ScatterFigure, StrengthFigure, TrainingFigure
+    from sensweep.results.figures import ScatterFigure, StrengthFigure
 
 # Columns of the `rows` view that identify a row; all others are axes and coordinates.
 IDENTITY = {"sweep", "stage", "task", "cell", "seed", "trial_id", "seq", "name", "value", "step"}
@@ -72,13 +75,19 @@ class Points:
 
 
 @dataclass(slots=True)
-class _Remarks:
-    """What the reader must know about how the numbers came to be."""
+class Remarks:
+    """What the reader must know about how the numbers came to be.
+
+    Attributes:
+        averaged: columns that a seed's value averages over.
+        not_finite: how many values were left out.
+    """
 
     averaged: list[str] = field(default_factory=list)
     not_finite: int = 0
 
     def sentence(self) -> str:
+        """Write the remarks, "" where there are none."""
         said = []
         if self.averaged:
             over = ", ".join(dict.fromkeys(self.averaged))
@@ -89,51 +98,6 @@ class _Remarks:
         return " ".join(said)
 
 
-def curve(spec: CurveFigure, rows: pd.DataFrame) -> Lines:
-    """Return the lines of a curve figure.
-
-    Raises:
-        NoRows: the quantity has no rows, or lacks the column of an axis, line or panel.
-    """
-    return _lines(spec, spec.y.select(rows), spec.x, rows)
-
-
-def training(spec: TrainingFigure, rows: pd.DataFrame) -> Lines:
-    """Return the lines of a training figure: the quantity at each step.
-
-    Raises:
-        NoRows: the quantity has no rows with a step, or lacks a column.
-    """
-    found = spec.y.model_copy(update={"step": "all"}).select(rows)
-    return _lines(spec, found, "step", rows)
-
-
-def _lines(
-    spec: CurveFigure | TrainingFigure, found: pd.DataFrame, x: str, rows: pd.DataFrame
-) -> Lines:
-    by = (spec.by,) if isinstance(spec.by, str) else spec.by
-    for column in (x, *by, *([spec.split] if spec.split else [])):
-        _require(found, column, spec.y)
-    remarks = _Remarks()
-    found = found[found[x].notna()]
-    positions, ticks = _positions(found[x])
-    labels = {
-        "panel": _texts(found, spec.split),
-        "colour": _texts(found, by[0]),
-        "second": _texts(found, by[1] if len(by) > 1 else None),
-        "x": positions,
-    }
-    data = _over_seeds(found, labels, {x, *by, spec.split}, remarks)
-    data = _sorted(data.assign(row=0, baseline=False), ["panel", "colour", "second"])
-    return Lines(
-        data=data,
-        y_labels=[spec.y_label or quantity_label(spec.y, rows)],
-        x_label=spec.x_label or x.replace("_", " "),
-        ticks=dict.fromkeys(data["panel"].unique(), ticks) if ticks else {},
-        note=_seeds_note(data["n"], remarks),
-    )
-
-
 def strength(spec: StrengthFigure, rows: pd.DataFrame) -> Lines:
     """Return the lines of a strength figure; the baseline is the point at x = 0 of every panel.
 
@@ -142,35 +106,35 @@ def strength(spec: StrengthFigure, rows: pd.DataFrame) -> Lines:
     """
     import pandas as pd
 
-    remarks, parts, ticks = _Remarks(), [], {}
+    remarks, parts, ticks = Remarks(), [], {}
     for row, quantity in enumerate(spec.quantities):
         found = quantity.select(rows)
         for column in ("intervention", "strength", spec.by):
-            _require(found, column, quantity)
+            require(found, column, quantity)
         untouched = found[found["intervention"] == spec.baseline]
         treated = found[(found["intervention"] != spec.baseline) & found["strength"].notna()]
         for intervention in ordered(treated["intervention"]):
             these = treated[treated["intervention"] == intervention]
-            positions, names = _positions(these["strength"])
+            positions, names = positions_of(these["strength"])
             if names:  # strengths that are labels: the baseline takes position 0
                 positions = positions + 1
                 ticks[intervention] = [spec.baseline, *names]
             for subset, x in ((untouched, 0.0), (these, positions)):
-                labels = {"colour": _texts(subset, spec.by), "second": "", "x": x}
+                labels = {"colour": texts_of(subset, spec.by), "second": "", "x": x}
                 used = {"intervention", "strength", spec.by}
-                means = _over_seeds(subset, labels, used, remarks)
+                means = over_seeds(subset, labels, used, remarks)
                 at_zero = subset is untouched
                 parts.append(means.assign(row=row, panel=intervention, baseline=at_zero))
     if not parts:
         wanted = ", ".join(str(quantity) for quantity in spec.quantities)
         raise NoRows(f"no rows of {wanted} at any strength of an intervention")
-    data = _sorted(pd.concat(parts, ignore_index=True), ["row", "panel", "colour"])
+    data = in_order(pd.concat(parts, ignore_index=True), ["row", "panel", "colour"])
     return Lines(
         data=data,
         y_labels=[quantity_label(quantity, rows) for quantity in spec.quantities],
         x_label=spec.x_label or "strength",
         ticks=ticks,
-        note=f"Dotted: {spec.baseline}, the reference. {_seeds_note(data['n'], remarks)}",
+        note=f"Dotted: {spec.baseline}, the reference. {seeds_note(data['n'], remarks)}",
     )
 
 
@@ -183,7 +147,7 @@ def scatter(spec: ScatterFigure, rows: pd.DataFrame) -> Points:
     Raises:
         NoRows: a quantity has no rows, or no model has both.
     """
-    remarks = _Remarks()
+    remarks = Remarks()
     x, y = spec.x.select(rows), spec.y.select(rows)
     shared = shared_columns(x, y)
     sides = []
@@ -191,27 +155,27 @@ def scatter(spec: ScatterFigure, rows: pd.DataFrame) -> Points:
         keys = list(shared)
         if spec.split and spec.split not in shared and has_values(found, spec.split):
             keys.append(spec.split)
-        labels = {key: _texts(found, key) for key in keys}
-        means = _seed_means(found, labels, set(keys), remarks)
+        labels = {key: texts_of(found, key) for key in keys}
+        means = seed_means(found, labels, set(keys), remarks)
         sides.append(means.rename(columns={"value": name}))
     on = [column for column in sides[0].columns if column in sides[1].columns]
     seeds = sides[0].merge(sides[1], on=on)
     if seeds.empty:
         raise NoRows(f"no model has both {spec.x} and {spec.y} for the same seed")
-    if spec.split and _own(spec.split) not in seeds.columns:
+    if spec.split and own(spec.split) not in seeds.columns:
         raise NoRows(f"neither {spec.x} nor {spec.y} has a column {spec.split} to split by")
-    seeds["panel"] = seeds[_own(spec.split)] if spec.split else ""
-    seeds["colour"] = seeds.get(_own(spec.colour), "")
-    seeds["second"] = seeds.get(_own(spec.marker), "")
-    model = ["panel", "colour", "second", *map(_own, shared)]
+    seeds["panel"] = seeds[own(spec.split)] if spec.split else ""
+    seeds["colour"] = seeds.get(own(spec.colour), "")
+    seeds["second"] = seeds.get(own(spec.marker), "")
+    model = ["panel", "colour", "second", *map(own, shared)]
     averaged = seeds.groupby(model, as_index=False, sort=False).agg(
         x=("x", "mean"), y=("y", "mean"), n=("seed", "nunique")
     )
     data = seeds.assign(n=1) if spec.point == "trial" else averaged
-    data = _sorted(data, model)
+    data = in_order(data, model)
     return Points(
         data=data[["panel", "colour", "second", "x", "y", "n"]],
-        seeds=_sorted(seeds, [*model, "seed"])[["panel", "colour", "second", "x", "y", "seed"]],
+        seeds=in_order(seeds, [*model, "seed"])[["panel", "colour", "second", "x", "y", "seed"]],
         correlations={
             panel: _correlation(data[data["panel"] == panel]) for panel in ordered(data["panel"])
         },
@@ -273,14 +237,15 @@ def natural(text: str) -> tuple[bool, float, str]:
         return (True, 0.0, "" if text == "none" else text)
 
 
-def _sorted(data: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+def in_order(data: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Sort by text columns in their natural order, then by x: the same rows, the same figure."""
     columns = [*columns, "x"]
     ranks = data[columns].map(lambda value: natural(canonical(value)))
     return data.loc[ranks.sort_values(columns, kind="stable").index].reset_index(drop=True)
 
 
-def _require(found: pd.DataFrame, column: str, quantity: Selector) -> None:
+def require(found: pd.DataFrame, column: str, quantity: Selector) -> None:
+    """Raise NoRows, with the nearest name, unless the rows have values in a column."""
     if has_values(found, column):
         return
     if column in found.columns:
@@ -288,7 +253,7 @@ def _require(found: pd.DataFrame, column: str, quantity: Selector) -> None:
     raise NoRows(f"rows of {quantity} have no column {column}{nearest(column, found.columns)}")
 
 
-def _texts(found: pd.DataFrame, column: str | None) -> Any:
+def texts_of(found: pd.DataFrame, column: str | None) -> Any:
     """A column as labels; "" without a column, and `NO_LABEL` where a row has no value."""
     if column is None or column not in found.columns:
         return ""
@@ -296,7 +261,7 @@ def _texts(found: pd.DataFrame, column: str | None) -> Any:
     return found[column].map(names).fillna(NO_LABEL)
 
 
-def _positions(column: pd.Series) -> tuple[pd.Series, list[str]]:
+def positions_of(column: pd.Series) -> tuple[pd.Series, list[str]]:
     """Positions along an axis: the numbers themselves, else ranks and the names of the ranks."""
     import pandas as pd
 
@@ -308,18 +273,18 @@ def _positions(column: pd.Series) -> tuple[pd.Series, list[str]]:
     return column.map(canonical).map(ranks), names
 
 
-def _own(name: str) -> str:
+def own(name: str) -> str:
     """Name a column of labels as no axis or coordinate is ever called (`x` may be an axis)."""
     return f"={name}"
 
 
-def _seed_means(
-    found: pd.DataFrame, labels: Mapping[str, Any], used: Collection[str | None], remarks: _Remarks
+def seed_means(
+    found: pd.DataFrame, labels: Mapping[str, Any], used: Collection[str | None], remarks: Remarks
 ) -> pd.DataFrame:
     """One value per label and seed; `used` are the columns that the figure keeps apart."""
     others = [c for c in found.columns if c not in IDENTITY - {"stage", "step"} and c not in used]
-    keys = [*map(_own, labels)]
-    found = found.assign(**{_own(name): label for name, label in labels.items()})
+    keys = [*map(own, labels)]
+    found = found.assign(**{own(name): label for name, label in labels.items()})
     finite = np.isfinite(found["value"])
     remarks.not_finite += int((~finite).sum())
     found = found[finite]
@@ -330,15 +295,15 @@ def _seed_means(
     return groups["value"].mean().reset_index()
 
 
-def _over_seeds(
-    found: pd.DataFrame, labels: Mapping[str, Any], used: Collection[str | None], remarks: _Remarks
+def over_seeds(
+    found: pd.DataFrame, labels: Mapping[str, Any], used: Collection[str | None], remarks: Remarks
 ) -> pd.DataFrame:
     """Mean over seeds with its interval: the labels, n, mean, low, high."""
     import pandas as pd
 
-    means = _seed_means(found, labels, used, remarks)
+    means = seed_means(found, labels, used, remarks)
     points = []
-    for key, values in means.groupby([*map(_own, labels)], sort=False)["value"]:
+    for key, values in means.groupby([*map(own, labels)], sort=False)["value"]:
         low, high = np.nan, np.nan
         if len(values) > 1:
             low, high = mean_estimate(values.to_numpy()).interval(0.95)
@@ -358,7 +323,8 @@ def _correlation(points: pd.DataFrame) -> str:
     return f"ρ = {estimate.value:.2f} [{low:.2f}, {high:.2f}], n = {n}".replace("-", "−")
 
 
-def _seeds_note(n: pd.Series, remarks: _Remarks) -> str:
+def seeds_note(n: pd.Series, remarks: Remarks) -> str:
+    """Say how many seeds a mean is over, and what its band is."""
     if n.empty:
         return remarks.sentence()
     low, high = int(n.min()), int(n.max())
@@ -370,7 +336,7 @@ def _seeds_note(n: pd.Series, remarks: _Remarks) -> str:
     return f"{said} {remarks.sentence()}".strip()
 
 
-def _points_note(spec: ScatterFigure, n: pd.Series, remarks: _Remarks) -> str:
+def _points_note(spec: ScatterFigure, n: pd.Series, remarks: Remarks) -> str:
     if spec.point == "trial":
         said = (
             "One point per model and seed; seeds of one model are not independent, "
