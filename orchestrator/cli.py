@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sensweep.orchestrator.cli_cluster import job, submit
 from sensweep.orchestrator.cli_home import (
     find_sweep,
     home_option,
@@ -40,6 +41,7 @@ def cli() -> None:
 @profile_option
 @click.option("--cpus", type=click.IntRange(1), help="Cores to use; all by default.")
 @click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs to use.")
+@click.option("--address", help="HOST:PORT of a Ray cluster to run in, instead of this machine.")
 @click.option("--retry-failed", is_flag=True, help="Run again what raised before.")
 @click.option("--tracking-uri", help="MLflow to mirror to; a sqlite file in the home by default.")
 @json_option
@@ -51,6 +53,7 @@ def run(
     profile: str,
     cpus: int | None,
     gpus: int,
+    address: str | None,
     retry_failed: bool,
     tracking_uri: str | None,
     as_json: bool,
@@ -70,6 +73,7 @@ def run(
         profile=profile,
         cpus=cpus,
         gpus=gpus,
+        address=address,
         retry_failed=retry_failed,
         progress=Progress,
     )
@@ -410,6 +414,8 @@ def _print_summary(sweep: Sweep, summary: dict[str, Any]) -> None:
 
 
 cli.add_command(export_optuna)
+cli.add_command(submit)
+cli.add_command(job)
 
 
 def main() -> None:

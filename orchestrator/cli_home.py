@@ -35,19 +35,27 @@ def find_sweep(study: str, home: str, profile: str) -> tuple[Home, str]:
     """Find a sweep of a home by its study's name or file, or by its own id."""
     store = open_home(home)
     known = store.sweeps()
-    name = Path(study).stem if study.endswith((".yaml", ".yml")) else study
-    for sweep in (study, f"{name}.{profile}"):
+    names = sweep_names(study, profile)
+    for sweep in names:
         if sweep in known:
             return store, sweep
-    if study.endswith((".yaml", ".yml")) and Path(study).is_file():
+        if (store.path / "sweeps" / sweep / "jobs").is_dir():
+            raise InputError(
+                f"sweep {sweep} was submitted and has not begun: `sensweep job status {sweep} "
+                f"--home {home}` tells what its cluster says"
+            )
+    raise InputError(f"no sweep {names[1]} in the home {home!r}{suggest(names[1], known)}")
+
+
+def sweep_names(study: str, profile: str) -> list[str]:
+    """List the ids that a sweep may have which is called by its id, its study's name or file."""
+    a_file = study.endswith((".yaml", ".yml"))
+    names = [study, f"{Path(study).stem if a_file else study}.{profile}"]
+    if a_file and Path(study).is_file():
         from sensweep.orchestrator.study import load_study
 
-        sweep = load_study(study, profile).sweep
-        if sweep in known:
-            return store, sweep
-    raise InputError(
-        f"no sweep {name}.{profile} in the home {home!r}{suggest(f'{name}.{profile}', known)}"
-    )
+        names.append(load_study(study, profile).sweep)
+    return names
 
 
 def print_json(value: object) -> None:

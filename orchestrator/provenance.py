@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,13 +24,12 @@ PACKAGES = (
 )
 
 
-def provenance(folder: Path, cpus: int, gpus: int) -> dict[str, object]:
+def provenance(folder: Path, cluster: Mapping[str, object]) -> dict[str, object]:
     """Describe the run that is about to start, as plain data.
 
     Args:
         folder: of the study file; its git commit is recorded, with whether files differed from it.
-        cpus: cores given to the sweep.
-        gpus: GPUs given to the sweep.
+        cluster: what the sweep is given: `cpus` and `gpus`, or the `address` of a Ray cluster.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -40,8 +40,7 @@ def provenance(folder: Path, cpus: int, gpus: int) -> dict[str, object]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cpus": cpus,
-        "gpus": gpus,
+        **cluster,
         # Arguments may hold a tracking URI with a password: the command's name alone is kept.
         "command": " ".join(["sensweep", *sys.argv[1:2]]),
     }

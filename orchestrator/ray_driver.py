@@ -10,8 +10,11 @@ from typing import Any
 
 import ray
 
+from sensweep.clusters.attach import AttachedCluster
+from sensweep.clusters.job import ClusterError
 from sensweep.clusters.local import LocalCluster
 from sensweep.orchestrator.driver import Driver
+from sensweep.orchestrator.errors import InputError
 from sensweep.orchestrator.executor import RayExecutor
 from sensweep.orchestrator.roll import Orders
 from sensweep.orchestrator.search_values import Row
@@ -61,15 +64,19 @@ def running(orders: Orders) -> Iterator[Future[dict[str, Any]]]:
 
 
 @contextmanager
-def connected(cluster: LocalCluster) -> Iterator[None]:
-    """Use the Ray that this process is connected to, or start one for as long as this lasts."""
+def connected(cluster: LocalCluster | AttachedCluster) -> Iterator[None]:
+    """Use the Ray that this process is connected to, or start or join one while this lasts.
+
+    Raises:
+        InputError: the cluster to join does not answer.
+    """
     if ray.is_initialized():
         yield
         return
     before = dict(os.environ)
     os.environ.update(cluster.environment())
     try:
-        ray.init(**cluster.init_options())
+        _init(cluster)
         yield
     finally:
         ray.shutdown()
@@ -78,3 +85,20 @@ def connected(cluster: LocalCluster) -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+def _init(cluster: LocalCluster | AttachedCluster) -> None:
+    if isinstance(cluster, LocalCluster):
+        ray.init(**cluster.init_options())
+        return
+    try:
+        cluster.knock()
+        ray.init(**cluster.init_options())
+    except ClusterError as error:
+        raise InputError(str(error)) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"the Ray cluster at {cluster.address} cannot be joined ({type(error).__name__}): is "
+            "this machine one of its nodes, of the same versions of Python and Ray, and are "
+            "RAY_AUTH_MODE and RAY_AUTH_TOKEN set as there?"
+        ) from None

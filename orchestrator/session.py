@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sensweep.clusters.attach import AttachedCluster
+from sensweep.clusters.job import ClusterError
 from sensweep.clusters.local import LocalCluster, usable_cpus
 from sensweep.orchestrator.errors import InputError
 from sensweep.orchestrator.plan import Plan, make_plan, status_of
@@ -97,13 +99,14 @@ def run(
     profile: str = "cpu",
     cpus: int | None = None,
     gpus: int = 0,
+    address: str | None = None,
     retry_failed: bool = False,
     progress: Callable[[Home, str, Plan], Any] | None = None,
 ) -> Sweep:
     """Run what of a study is not done in the home yet, and return the sweep.
 
-    Ray is started on this machine for the time of the sweep, unless this process is connected
-    to a Ray cluster already, which is then used.
+    Ray is started on this machine for the time of the sweep, unless `address` names a cluster, or
+    this process is connected to one already, which is then used.
 
     Args:
         study: a `Study`, or the name or file of one.
@@ -111,6 +114,8 @@ def run(
         profile: the profile, where `study` is a name or a file.
         cpus: cores to use on this machine; all that the process may use by default.
         gpus: GPUs to use on this machine.
+        address: HOST:PORT of a Ray cluster to use instead; this machine is one of its nodes, and
+            all of them see the home at the same path.
         retry_failed: run again what raised before.
         progress: a context manager that shows the sweep while it runs; see `progress.py`.
 
@@ -120,14 +125,19 @@ def run(
     """
     if not isinstance(study, Study):
         study = load_study(study, profile)
-    cluster = LocalCluster(usable_cpus() if cpus is None else cpus, gpus)
+    cluster = _cluster(address, cpus, gpus)
+    if isinstance(cluster, AttachedCluster):
+        home = Path(home).absolute()  # the driver runs on any node, in a folder of Ray's
+        sizes: dict[str, object] = {"address": cluster.address}
+    else:
+        check_room(study, cluster)  # a cluster may grow: there, what is too large waits
+        sizes = {"cpus": cluster.cpus, "gpus": cluster.gpus}
     prepared = prepare(study, home, retry_failed)
     plan = prepared.plan
-    check_room(study, cluster)
     record: dict[str, object] = {
         "study": study.to_dict(),
         "profile": study.profile,
-        "provenance": provenance(study.folders[0], cluster.cpus, cluster.gpus),
+        "provenance": provenance(study.folders[0], sizes),
     }
     orders = prepared.orders(record)
     refuse_busy(orders.home, study.sweep)
@@ -163,7 +173,7 @@ class Prepared:
             self.plan.study.sweep,
             self.plan,
             record,
-            Recorded(done, failed),
+            Recorded(done, failed, self.recorded.stopped),
             self.retry_failed,
             self.attempts,
         )
@@ -178,7 +188,8 @@ class Prepared:
         searches = continued(study, _home(self.home))
         settled, growth = searches.begin()
         status = status_of(growth.add, self.recorded, self.retry_failed)
-        over = searches.finished and "new" not in status and "rebuild" not in status
+        left = "new" in status or "rebuild" in status or growth.asks
+        over = searches.finished and not left
         return (*settled, *growth.add) if over else None
 
 
@@ -189,8 +200,9 @@ def prepare(study: Study, home: str | Path, retry_failed: bool = False) -> Prepa
     attempts = tables["attempts"]
     recorded = Recorded.from_rows(
         tables["trials"].to_pylist(),
-        attempts.select(["trial_id", "status", "artifacts", "seconds"]).to_pylist(),
+        attempts.select(["sweep", "trial_id", "status", "artifacts", "seconds"]).to_pylist(),
         exists=lambda path: (Path(home) / path).is_file(),
+        sweep=study.sweep,
     )
     made: Counter[str] = Counter()
     ours = attempts.select(["sweep", "trial_id", "attempt"]).to_pylist()
@@ -199,6 +211,17 @@ def prepare(study: Study, home: str | Path, retry_failed: bool = False) -> Prepa
             made[row["trial_id"]] = max(made[row["trial_id"]], row["attempt"])
     plan = make_plan(study, recorded, retry_failed)
     return Prepared(Path(home), plan, recorded, dict(made), retry_failed)
+
+
+def _cluster(address: str | None, cpus: int | None, gpus: int) -> LocalCluster | AttachedCluster:
+    if address is None:
+        return LocalCluster(usable_cpus() if cpus is None else cpus, gpus)
+    if cpus is not None or gpus:
+        raise InputError("cpus and gpus size a Ray on this machine: leave them out with an address")
+    try:
+        return AttachedCluster(address)
+    except ClusterError as error:
+        raise InputError(str(error)) from None
 
 
 def check_room(study: Study, cluster: LocalCluster) -> None:
@@ -264,7 +287,7 @@ def _record_plan(orders: Orders, grown: Sequence[Trial]) -> None:
 
 def _drive(
     orders: Orders,
-    cluster: LocalCluster,
+    cluster: LocalCluster | AttachedCluster,
     progress: Callable[[Home, str, Plan], Any] | None,
 ) -> dict[str, Any]:
     """Start Ray and a driver in it, and wait for the driver while showing what it does."""

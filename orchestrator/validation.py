@@ -92,7 +92,7 @@ def _models_at(model: object, loc: Path, data: object) -> list[type[BaseModel]]:
                 field = annotation.model_fields.get(part)  # type: ignore[attr-defined]
                 inner += _unfold(field.annotation) if field else []
             else:
-                arguments = typing.get_args(annotation)
+                arguments = [a for a in typing.get_args(annotation) if a is not ...]
                 inner += _unfold(arguments[-1]) if arguments else []
         found = tagged or inner or found
     return [m for m in found if _is_model(m)]  # type: ignore[misc]

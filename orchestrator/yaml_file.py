@@ -33,8 +33,11 @@ _WORDS: dict[str, bool | None] = {
 }
 
 
-def read_yaml(path: Path) -> dict[str, Plain]:
-    """Read a mapping from a YAML file.
+STUDY = "a study file is a mapping (study: ..., stages: ...)"
+
+
+def read_yaml(path: Path, wanted: str = STUDY) -> dict[str, Plain]:
+    """Read a mapping from a YAML file; `wanted` says in messages what it should be.
 
     Raises:
         InputError: not readable, not YAML, too large or deep, an alias, a duplicate key, or
@@ -46,14 +49,14 @@ def read_yaml(path: Path) -> dict[str, Plain]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(data) > MAX_BYTES:
-        raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes; a study file is a page of text")
+        raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes; such a file is a page of text")
     try:
-        return parse_yaml(data.decode("utf-8"), path.name)
+        return parse_yaml(data.decode("utf-8"), path.name, wanted)
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name}: not UTF-8 text at byte {error.start}") from None
 
 
-def parse_yaml(text: str, source: str) -> dict[str, Plain]:
+def parse_yaml(text: str, source: str, wanted: str = STUDY) -> dict[str, Plain]:
     """Read a mapping from YAML text; `source` names it in messages. Raises as `read_yaml`."""
     try:
         _refuse_unsafe(text, source)
@@ -66,7 +69,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Plain]:
         raise InputError(f"{source}: not valid YAML: {error}") from None
     data = _plain(node, source, ()) if node is not None else None
     if not isinstance(data, dict):
-        raise InputError(f"{source}: a study file is a mapping (study: ..., stages: ...)")
+        raise InputError(f"{source}: {wanted}")
     return data
 
 

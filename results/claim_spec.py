@@ -49,7 +49,7 @@ def _expansion(value: Any) -> Any:
         return {column: as_list(labels) for column, labels in _filter(value).items()}
     if isinstance(value, dict):
         return value
-    if not all(isinstance(column, str) for column in columns):
+    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
         raise ValueError(
             f"give a column, a list of columns, or {{column: [labels]}}, not {value!r}"
         )

@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("orchestrator", "tasks", "clusters", "results")
 # One library, one home: where a library may be imported at all, inside functions included.
 HOMES = {
-    "ray": ("orchestrator/executor.py", "orchestrator/worker.py", "orchestrator/ray_driver.py"),
+    "ray": (
+        *("orchestrator/executor.py", "orchestrator/worker.py", "orchestrator/ray_driver.py"),
+        "clusters/attach.py",
+    ),
     "optuna": ("orchestrator/search",),
     "mlflow": ("results/mlflow_",),
     "torch": ("tasks/",),
