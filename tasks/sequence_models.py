@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from sensweep.tasks.api import TaskError
 from sensweep.tasks.names import unknown
-from sensweep.tasks.params.train_tokens import SEQUENCE_ARCHITECTURES
+from sensweep.tasks.params.sequences import SEQUENCE_ARCHITECTURES
 
 
 class Transformers(nn.Module):

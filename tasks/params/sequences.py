@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sensweep.tasks.names import unknown
 
+# Built by `sensweep.tasks.sequence_models`.
+SEQUENCE_ARCHITECTURES = ("roberta", "gpt2", "lstm", "one_attention", "token_mlp")
+
 
 class Generated(BaseModel):
     """Data that a function of `sensweep.tasks.generated_sequences` makes from its options."""

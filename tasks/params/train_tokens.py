@@ -19,11 +19,8 @@ from sensweep.tasks.params.sequence_interventions import (
     SEQUENCE_INTERVENTIONS,
     SequenceIntervention,
 )
-from sensweep.tasks.params.sequences import generated
+from sensweep.tasks.params.sequences import SEQUENCE_ARCHITECTURES, generated
 from sensweep.tasks.sequence_datasets import SEQUENCE_DATASETS
-
-# Built by `sensweep.tasks.sequence_models`.
-SEQUENCE_ARCHITECTURES = ("roberta", "gpt2", "lstm", "one_attention", "token_mlp")
 
 
 class TrainTokensParams(BaseModel):
