@@ -24,11 +24,11 @@ from scipy.stats.qmc import Sobol
 from tabulated import EPOCHS, FOLDER, MEASURED, POINTS, SEEDS, SPACES, unscaled
 
 from sensweep.tasks.api import Checkpoint, Context
-from sensweep.tasks.checkpoints import load_model
 from sensweep.tasks.corruptions import corrupt
 from sensweep.tasks.data import load
 from sensweep.tasks.evaluation import predictions
 from sensweep.tasks.sensitivity import patch_sensitivity
+from sensweep.tasks.subject import load_model
 from sensweep.tasks.train import train
 
 CORRUPTIONS = ("gaussian_noise", "impulse_noise", "defocus_blur", "brightness", "contrast")

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sensweep.orchestrator.errors import InputError
 from sensweep.orchestrator.search_sampler import quiet
-from sensweep.orchestrator.search_trials import Recorded, recorded_searches
+from sensweep.orchestrator.search_trials import RecordedSearch, recorded_searches
 from sensweep.results.store import Home
 
 OURS = "sensweep"  # the attribute that marks a study as an export
@@ -124,7 +124,7 @@ def _remove_earlier(storage: optuna.storages.RDBStorage, sweep: str) -> None:
 
 
 def _write(
-    storage: optuna.storages.RDBStorage, name: str, sweep: str, search: Recorded, times: Times
+    storage: optuna.storages.RDBStorage, name: str, sweep: str, search: RecordedSearch, times: Times
 ) -> int:
     """Write one search as a study; return its number of trials."""
     searched = search.searched

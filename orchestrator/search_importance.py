@@ -14,7 +14,7 @@ from typing import Any, Literal
 import optuna
 
 from sensweep.orchestrator.search_sampler import quiet
-from sensweep.orchestrator.search_trials import Recorded
+from sensweep.orchestrator.search_trials import RecordedSearch
 from sensweep.results.searched import label_text
 
 Direction = Literal["minimize", "maximize"]
@@ -23,7 +23,7 @@ LEAST_POINTS = 10  # fewer have no best tenth of two points
 FRONT = "the front"
 
 
-def importances(searches: Iterable[Recorded]) -> list[dict[str, Any]]:
+def importances(searches: Iterable[RecordedSearch]) -> list[dict[str, Any]]:
     """Evaluate the importance of the searched axes for each objective of each search.
 
     Args:
@@ -91,7 +91,7 @@ def _shares(
     return {name: float(found[name] / total) for name in sorted(found)} if total > 0 else {}
 
 
-def _block(search: Recorded, parameter: str) -> tuple[str, str]:
+def _block(search: RecordedSearch, parameter: str) -> tuple[str, str]:
     """Return the axis of an Optuna parameter, and the condition of its block if there are more."""
     for name, axis in search.space.axes.items():
         for i, block in enumerate(axis.blocks):

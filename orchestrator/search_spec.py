@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from sensweep.orchestrator.axes import Label
 from sensweep.orchestrator.errors import FieldError, suggest
@@ -43,6 +43,17 @@ NO_TEST_SET = (
 FRESH_SEEDS = 10_000  # where the confirmation's seeds start, unless they are listed
 
 Aggregate = Literal["mean", "median", "min", "max"]
+
+
+def _one_of(what: str, known: Mapping[str, str]) -> AfterValidator:
+    """Admit the names of a table."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"unknown {what} {value!r}{suggest(value, known)}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _named(value: object) -> object:
@@ -97,15 +108,8 @@ class Constraint(Quantity):
 class Sampler(Part):
     """An Optuna sampler by its name in `SAMPLERS`, with that class's own options."""
 
-    name: str = "tpe"
+    name: Annotated[str, _one_of("sampler", SAMPLERS)] = "tpe"
     options: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in SAMPLERS:
-            raise ValueError(f"unknown sampler {value!r}{suggest(value, SAMPLERS)}")
-        return value
 
 
 class Stop(Part):
@@ -122,16 +126,9 @@ class Stop(Part):
             that is judged, default 1).
     """
 
-    by: str
+    by: Annotated[str, _one_of("rule", RULES)]
     rungs: Literal["seeds", "steps"] = "seeds"
     options: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("by")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in RULES:
-            raise ValueError(f"unknown rule {value!r}{suggest(value, RULES)}")
-        return value
 
 
 class Confirm(Part):

@@ -23,7 +23,7 @@ _STATES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedSearch:
     """One search of a sweep as the home has recorded it.
 
     Attributes:
@@ -75,7 +75,7 @@ class Recorded:
         )
 
 
-def recorded_searches(home: Home, sweep: str) -> list[Recorded]:
+def recorded_searches(home: Home, sweep: str) -> list[RecordedSearch]:
     """Read the searches of a sweep's present study; none of a study without a search.
 
     Raises:
@@ -95,7 +95,7 @@ def searches_of(
     study: Mapping[str, Any],
     events: Iterable[Mapping[str, Any]],
     points: Mapping[str, Mapping[str, Any]],
-) -> list[Recorded]:
+) -> list[RecordedSearch]:
     """Put together the searches of a study.
 
     Args:
@@ -110,7 +110,7 @@ def searches_of(
     axes = {name: parse_axis(plain) for name, plain in study["axes"].items()}
     violated = _distinct(quantity_titles(study["search"]["constraints"]))
     return [
-        Recorded(
+        RecordedSearch(
             searched=searched,
             asks=[last[key] for key in sorted(last) if key[0] == searched.name],
             spec=spec,

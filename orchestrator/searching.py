@@ -24,7 +24,6 @@ class Searching:
     def __init__(self, searches: Searches, put: Callable[[ExecutorEvent], None]) -> None:
         self.searches = searches
         self.pending = 0
-        self._asking = False
         self._put = put
         self._thread = ThreadPoolExecutor(1, "sensweep-search")
 
@@ -34,9 +33,8 @@ class Searching:
         return self.pending == 0 and self.searches.finished
 
     def ask(self) -> None:
-        """Have the search that is furthest behind propose a point, unless one is being asked."""
-        if not self._asking and self.pending == 0 and self.searches.can_ask():
-            self._asking = True
+        """Have the search that is furthest behind propose a point, unless a call is under way."""
+        if self.pending == 0 and self.searches.can_ask():
             self._submit(self.searches.next)
 
     def ended(self, trial_id: str, outcome: Outcome, rows: Sequence[Row] = ()) -> None:
@@ -54,8 +52,6 @@ class Searching:
             Exception: whatever the call raised.
         """
         self.pending -= 1
-        if self.pending == 0:
-            self._asking = False
         if event.error is not None:
             raise event.error
         return event.growth

@@ -141,8 +141,8 @@ def run(
     }
     orders = prepared.orders(record)
     refuse_busy(orders.home, study.sweep)
-    grown = prepared.search_trials()
-    if not plan.to_run and grown is not None:
+    grown = None if plan.to_run else prepared.search_trials()
+    if grown is not None:
         _record_plan(orders, grown)
         counts = {stage: _states(counted) for stage, counted in plan.counts().items()}
         return Sweep(Path(home), study.sweep, 0, counts)

@@ -227,12 +227,7 @@ def load_learnt(context: Context) -> Learnt:
     Raises:
         TaskError: there is not exactly one checkpoint, or it is of something else.
     """
-    if len(context.parents) != 1:
-        raise TaskError(
-            f"an analysis needs one checkpoint, and got {len(context.parents)} "
-            f"({', '.join(context.parents) or 'none'}); give its stage `needs: train@final`"
-        )
-    [checkpoint] = context.parents.values()
+    checkpoint = checkpoints.only_parent(context)
     state = checkpoints.load(checkpoint.path)
     if "target" not in state:
         raise TaskError(
@@ -241,7 +236,7 @@ def load_learnt(context: Context) -> Learnt:
         )
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
         model = BooleanTransformer(**state["arch"])
-    model.load_state_dict(state["model"])
+    checkpoints.put_weights(model, state["model"], checkpoint.path, state["arch"])
     target, inputs = Target(**state["target"]), state["inputs"]
     if target.table is not None:
         target = target._replace(table=target.table.to(context.device))

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sensweep.tasks.api import Context, Measurement, measure
-from sensweep.tasks.evaluation import logits, subject
+from sensweep.tasks.evaluation import logits
 from sensweep.tasks.isolation import isolated
 from sensweep.tasks.params.calibration import CalibrationParams
+from sensweep.tasks.subject import subject
 
 
 def calibration(params: Mapping[str, object], context: Context) -> Iterator[Measurement]:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sensweep.tasks.api import Checkpoint, TaskError
-from sensweep.tasks.models import build
+from sensweep.tasks.api import Checkpoint, Context, TaskError
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -32,36 +31,61 @@ def load(path: Path) -> dict[str, Any]:
         raise TaskError(f"checkpoint {str(path)!r}: unreadable: {reason}") from error
 
 
-def load_model(checkpoint: Checkpoint, device: str = "cpu") -> tuple[nn.Sequential, dict[str, Any]]:
-    """Rebuild the model of a `train` checkpoint from the file alone.
+def save_training(
+    path: Path,
+    state: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write what `restore_training` reads: a state with the ``params``, and both state dicts."""
+    weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    save(path, {**state, **weights})
 
-    Returns:
-        The model in eval mode on `device`, from [N, in_chans, img_size, img_size] in [0, 1] to
-        logits [N, num_classes]; and the rest of the state except the optimiser's: ``dataset``,
-        ``arch``, ``num_classes``, ``in_chans``, ``img_size``, ``train_size`` (images that were
-        trained on: the first of the train split), ``epoch``, ``params``.
+
+def restore_training(
+    path: Path,
+    params: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, Any]:
+    """Put model and optimiser into the state of a checkpoint of this very training; return it.
 
     Raises:
-        TaskError: the file is unreadable, or its weights do not fit its architecture.
+        TaskError: the checkpoint is unreadable or another training's.
     """
-    state = load(checkpoint.path)
-    weights = state.pop("model")
-    state.pop("optimizer", None)
-    no_normalisation = [0.0] * state["in_chans"], [1.0] * state["in_chans"]
-    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
-        model = build(
-            state["arch"],
-            num_classes=state["num_classes"],
-            in_chans=state["in_chans"],
-            img_size=state["img_size"],
-            mean=no_normalisation[0],
-            std=no_normalisation[1],
-        )
+    state = load(path)
+    if state["params"] != params:
+        raise TaskError(f"checkpoint {str(path)!r} belongs to a training with other params")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Any], path: Path, arch: object) -> None:
+    """Load weights into a model that was rebuilt from `arch`.
+
+    Raises:
+        TaskError: they do not fit.
+    """
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise TaskError(
-            f"checkpoint {str(checkpoint.path)!r} does not fit arch {state['arch']!r}: "
+            f"checkpoint {str(path)!r} does not fit arch {arch!r}: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
-    return model.eval().to(device), state
+
+
+def only_parent(context: Context) -> Checkpoint:
+    """Return the one checkpoint that an analysis was given.
+
+    Raises:
+        TaskError: there is not exactly one.
+    """
+    if len(context.parents) != 1:
+        raise TaskError(
+            f"an analysis needs one checkpoint, and got {len(context.parents)} "
+            f"({', '.join(context.parents) or 'none'}); give its stage `needs: STAGE@final`"
+        )
+    [checkpoint] = context.parents.values()
+    return checkpoint

@@ -10,6 +10,8 @@ import torch
 from numpy.random import MT19937
 from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
+from sensweep.tasks.api import Context
+
 
 @contextmanager
 def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
@@ -62,3 +64,8 @@ def isolated(device: str, threads: int, seed: int) -> Iterator[None]:
             torch.backends.cudnn.benchmark = benchmark
             set_bit_generator(numpy_generator)
             random.setstate(python_state)
+
+
+def stream(context: Context, purpose: str, device: str) -> torch.Generator:
+    """Make the generator of one purpose (`Context.stream`), at the start of its stream."""
+    return torch.Generator(device).manual_seed(context.stream(purpose))

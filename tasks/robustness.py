@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from sensweep.tasks.api import Context, Measurement, measure
 from sensweep.tasks.cifar_c import CifarC
 from sensweep.tasks.corruptions import corrupt
-from sensweep.tasks.evaluation import predictions, subject
+from sensweep.tasks.evaluation import predictions
 from sensweep.tasks.isolation import isolated
 from sensweep.tasks.params.robustness import RobustnessParams
+from sensweep.tasks.subject import subject
 
 
 def robustness(params: Mapping[str, object], context: Context) -> Iterator[Measurement]:

@@ -13,9 +13,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sensweep.tasks.api import Context, Measurement, TaskError, measure
-from sensweep.tasks.evaluation import evaluating, predictions, subject
+from sensweep.tasks.evaluation import evaluating, predictions
 from sensweep.tasks.isolation import isolated
 from sensweep.tasks.params.sensitivity import SensitivityParams
+from sensweep.tasks.subject import subject
 
 
 def sensitivity(params: Mapping[str, object], context: Context) -> Iterator[Measurement]:

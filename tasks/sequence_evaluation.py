@@ -48,12 +48,7 @@ def sequence_subject(context: Context, split: str, count: int) -> SequenceSubjec
     Raises:
         TaskError: there is not exactly one checkpoint, or it cannot be loaded.
     """
-    if len(context.parents) != 1:
-        raise TaskError(
-            f"an analysis needs one checkpoint, and got {len(context.parents)} "
-            f"({', '.join(context.parents) or 'none'}); give its stage `needs: STAGE@final`"
-        )
-    [checkpoint] = context.parents.values()
+    checkpoint = checkpoints.only_parent(context)
     model, facts = load_sequence_model(checkpoint, context.device)
     data = load_sequences(facts["dataset"], context.cache, context.device, **facts["reading"])
     x, y = getattr(data, split)
@@ -90,13 +85,7 @@ def load_sequence_model(
     state.pop("optimizer", None)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten
         model = build_sequence_model(state["arch"], **state["facts"])
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise TaskError(
-            f"checkpoint {str(checkpoint.path)!r} does not fit arch {state['arch']!r}: "
-            f"{str(error).splitlines()[-1].strip()}"
-        ) from error
+    checkpoints.put_weights(model, weights, checkpoint.path, state["arch"])
     return model.eval().to(device), state
 
 

@@ -16,9 +16,10 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from sensweep.tasks.api import Context, Measurement, measure
-from sensweep.tasks.evaluation import evaluating, logits, subject
+from sensweep.tasks.evaluation import evaluating, logits
 from sensweep.tasks.isolation import isolated
 from sensweep.tasks.params.sharpness import SharpnessParams
+from sensweep.tasks.subject import subject
 
 
 def sharpness(params: Mapping[str, object], context: Context) -> Iterator[Measurement]:

@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from sensweep.tasks import checkpoints
 from sensweep.tasks.api import Context, Measurement, TaskError, measure
 from sensweep.tasks.data import Split, load
 from sensweep.tasks.interventions import LOSSES
-from sensweep.tasks.isolation import isolated
+from sensweep.tasks.isolation import isolated, stream
 from sensweep.tasks.models import build
 from sensweep.tasks.params.train import TrainParams
 
@@ -53,7 +52,7 @@ def train(params: Mapping[str, object], context: Context) -> Iterator[Measuremen
     never the best of anything, and the mean of ``diverged`` over seeds is the rate of failure.
 
     After each epoch's rows it offers a checkpoint, with ``train_accuracy`` and
-    ``validation_accuracy``; the file holds all that `checkpoints.load_model` needs, and all that
+    ``validation_accuracy``; the file holds all that `subject.load_model` needs, and all that
     continues the training to the same bits on a CPU: weights, the optimiser's state, the epoch.
     Random generators and the learning rate have no state to keep, for each epoch's streams (data
     order, dropout, intervention) are derived from the seed and the epoch.
@@ -97,7 +96,10 @@ def train(params: Mapping[str, object], context: Context) -> Iterator[Measuremen
 
     epochs_done = 0
     if context.resume_from is not None:
-        epochs_done = restore(context.resume_from.path, p, model, optimizer)
+        resumed = checkpoints.restore_training(
+            context.resume_from.path, p.model_dump(), model, optimizer
+        )
+        epochs_done = int(resumed["epoch"])
 
     for epoch in range(epochs_done + 1, p.epochs + 1):
         # One stream per purpose: what an intervention draws does not shift the order of the data.
@@ -133,10 +135,18 @@ def train(params: Mapping[str, object], context: Context) -> Iterator[Measuremen
         yield measure("train_accuracy", train_accuracy, step=epoch)
         yield measure("validation_loss", validation_loss, step=epoch, unit="nats")
         yield measure("validation_accuracy", validation_accuracy, step=epoch)
-        done = {**facts, "train_size": len(images.x), "epoch": epoch}
+        state = {
+            **facts,
+            "dataset": p.dataset,
+            "arch": p.arch,
+            "params": p.model_dump(),
+            "train_size": len(images.x),
+            "epoch": epoch,
+        }
+        save = partial(checkpoints.save_training, state=state, model=model, optimizer=optimizer)
         context.checkpoint(
             epoch,
-            partial(save, done=done, p=p, model=model, optimizer=optimizer),
+            save,
             train_accuracy=train_accuracy,
             validation_accuracy=validation_accuracy,
         )
@@ -147,11 +157,6 @@ def train(params: Mapping[str, object], context: Context) -> Iterator[Measuremen
     yield measure("test_accuracy", test_accuracy)
     yield measure("parameters", sum(w.numel() for w in model.parameters() if w.requires_grad))
     yield measure("diverged", 0)
-
-
-def stream(context: Context, purpose: str, device: str) -> torch.Generator:
-    """Make the generator of one purpose, at the start of its stream."""
-    return torch.Generator(device).manual_seed(context.stream(purpose))
 
 
 def make_optimizer(model: nn.Module, p: TrainParams) -> torch.optim.Optimizer:
@@ -206,36 +211,3 @@ def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
         loss += F.cross_entropy(logits, y, reduction="sum")
         correct += (logits.argmax(1) == y).sum()
     return loss.item() / len(split.y), correct.item() / len(split.y)
-
-
-def save(
-    path: Path,
-    done: Mapping[str, Any],
-    p: TrainParams,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Write what `restore` and `checkpoints.load_model` read."""
-    state = {
-        **done,
-        "dataset": p.dataset,
-        "arch": p.arch,
-        "params": p.model_dump(),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    checkpoints.save(path, state)
-
-
-def restore(path: Path, p: TrainParams, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load a checkpoint of this very training; return the epochs that it has done.
-
-    Raises:
-        TaskError: the checkpoint is unreadable or another training's.
-    """
-    state = checkpoints.load(path)
-    if state["params"] != p.model_dump():
-        raise TaskError(f"checkpoint {str(path)!r} belongs to a training with other params")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["epoch"])

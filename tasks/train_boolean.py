@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,7 +71,10 @@ def train_boolean(params: Mapping[str, object], context: Context) -> Iterator[Me
 
     done, steps_to_fit = 0, None
     if context.resume_from is not None:
-        done, steps_to_fit = restore(context.resume_from.path, p, model, optimizer)
+        resumed = checkpoints.restore_training(
+            context.resume_from.path, p.model_dump(), model, optimizer
+        )
+        done, steps_to_fit = int(resumed["step"]), resumed["steps_to_fit"]
 
     while done < p.steps:
         upto = min(p.steps, done + p.measure_every - done % p.measure_every)
@@ -122,7 +124,7 @@ def train_boolean(params: Mapping[str, object], context: Context) -> Iterator[Me
             "steps_to_fit": steps_to_fit,
             "params": p.model_dump(),
         }
-        save = partial(write, state=state, model=model, optimizer=optimizer)
+        save = partial(checkpoints.save_training, state=state, model=model, optimizer=optimizer)
         context.checkpoint(done, save, **metrics)
 
 
@@ -241,33 +243,3 @@ def autoregressive_accuracy(
         for bits in evaluated
     ]
     return sum(found) / len(found)
-
-
-def write(
-    path: Path,
-    state: Mapping[str, Any],
-    model: BooleanTransformer,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Write what `restore` and `boolean_model.load_learnt` read."""
-    weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    checkpoints.save(path, {**state, **weights})
-
-
-def restore(
-    path: Path,
-    p: TrainBooleanParams,
-    model: BooleanTransformer,
-    optimizer: torch.optim.Optimizer,
-) -> tuple[int, int | None]:
-    """Load a checkpoint of this very training; give the steps done, and those to the first fit.
-
-    Raises:
-        TaskError: the checkpoint is unreadable or another training's.
-    """
-    state = checkpoints.load(path)
-    if state["params"] != p.model_dump():
-        raise TaskError(f"checkpoint {str(path)!r} belongs to a training with other params")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), state["steps_to_fit"]

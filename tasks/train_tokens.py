@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 
 from sensweep.tasks import checkpoints
 from sensweep.tasks.api import Context, Measurement, TaskError, measure
-from sensweep.tasks.isolation import isolated
+from sensweep.tasks.isolation import isolated, stream
 from sensweep.tasks.params.train_tokens import TrainTokensParams
 from sensweep.tasks.progress import progress_rows, weight_norm
 from sensweep.tasks.sequence_data import Sequences, SequenceSplit, load_sequences, trimmed
@@ -96,7 +95,11 @@ def train_tokens(params: Mapping[str, object], context: Context) -> Iterator[Mea
 
     epochs_done = 0
     if context.resume_from is not None:
-        epochs_done, history = restore(context.resume_from.path, p, model, optimizer)
+        resumed = checkpoints.restore_training(
+            context.resume_from.path, p.model_dump(), model, optimizer
+        )
+        epochs_done = int(resumed["epoch"])
+        history = [list(row) for row in resumed["history"]]
 
     for epoch in range(epochs_done + 1, p.epochs + 1):
         measured = epoch % p.measure_every == 0 or epoch == p.epochs
@@ -134,16 +137,20 @@ def train_tokens(params: Mapping[str, object], context: Context) -> Iterator[Mea
             history.append([float(epoch), *(values[name] for name in columns)])
         for name, value in values.items():
             yield measure(name, value, step=epoch, unit="nats" if name.endswith("loss") else "1")
-        done = {
+        state = {
+            "dataset": p.dataset,
+            "arch": p.arch,
+            "params": p.model_dump(),
             "facts": data.facts,
             "reading": reading,
             "train_size": len(train.y),
             "epoch": epoch,
             "history": history,
         }
+        save = partial(checkpoints.save_training, state=state, model=model, optimizer=optimizer)
         context.checkpoint(
             epoch,
-            partial(save, done=done, p=p, model=model, optimizer=optimizer),
+            save,
             train_accuracy=values["train_accuracy"],
             validation_accuracy=values["validation_accuracy"],
         )
@@ -151,11 +158,6 @@ def train_tokens(params: Mapping[str, object], context: Context) -> Iterator[Mea
     yield from progress_rows(history)
     yield measure("parameters", sum(w.numel() for w in weights))
     yield measure("diverged", 0)
-
-
-def stream(context: Context, purpose: str, device: str) -> torch.Generator:
-    """Make the generator of one purpose, at the start of its stream."""
-    return torch.Generator(device).manual_seed(context.stream(purpose))
 
 
 def measurements(model: nn.Module, train: SequenceSplit, data: Sequences) -> dict[str, float]:
@@ -199,38 +201,3 @@ def followed(
         "sentence_sensitivity": flips.mean().item(),
         "noise_ratio": std * math.sqrt(width) / norm,
     }
-
-
-def save(
-    path: Path,
-    done: Mapping[str, Any],
-    p: TrainTokensParams,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Write what `restore` and `sequence_evaluation.load_sequence_model` read."""
-    state = {
-        **done,
-        "dataset": p.dataset,
-        "arch": p.arch,
-        "params": p.model_dump(),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    checkpoints.save(path, state)
-
-
-def restore(
-    path: Path, p: TrainTokensParams, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[list[float]]]:
-    """Load a checkpoint of this very training; return the epochs done and what was followed.
-
-    Raises:
-        TaskError: the checkpoint is unreadable or another training's.
-    """
-    state = checkpoints.load(path)
-    if state["params"] != p.model_dump():
-        raise TaskError(f"checkpoint {str(path)!r} belongs to a training with other params")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["epoch"]), [list(row) for row in state["history"]]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from sensweep.tasks.api import Context, Measurement, measure
-from sensweep.tasks.checkpoints import load_model
 from sensweep.tasks.data import load
+from sensweep.tasks.subject import load_model
 
 
 def wide_and_shallow(num_classes: int, in_chans: int, img_size: int, width: int = 512) -> nn.Module:

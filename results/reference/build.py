@@ -60,7 +60,9 @@ def build(source: Home, sweep: str, folder: Path) -> int:
             writer.compact()
             writer.collect(grace_seconds=0.0)
         write_cells(home, sweep)
-        write_report(home, sweep).unlink()
+        page = write_report(home, sweep)
+        for path in (page, page.with_name("claims.json")):  # both are made again from the rows
+            path.unlink()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(Path(scratch), folder)
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

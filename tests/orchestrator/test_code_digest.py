@@ -188,3 +188,11 @@ def test_no_shipped_task_reaches_the_catalog_or_another_task():
         others = set(files_of_params.values()) - {params}
         assert params in reached
         assert not reached & others, name
+
+
+@pytest.mark.parametrize("name", [n for n in catalog.TASKS if "boolean" in n or "token" in n])
+def test_a_change_to_the_image_models_leaves_other_kinds_of_trials_alone(name):
+    source = find_task(name, [])
+    reached = set(code_digest(source.module, source.root).files)
+    assert "sensweep/tasks/checkpoints.py" in reached
+    assert not reached & {"sensweep/tasks/models.py", "sensweep/tasks/data.py"}

@@ -1,7 +1,5 @@
 """A study becomes trials; what is done stays done; what is new says why."""
 
-import copy
-import json
 import re
 import subprocess
 import sys
@@ -10,93 +8,19 @@ import time
 from pathlib import Path
 
 import pytest
+from plan_kit import FILES, FITS, LOOKS, PROBES, STUDY, reasons, recorded, study, write_files
 
 from sensweep.orchestrator.errors import InputError
-from sensweep.orchestrator.plan import estimate, make_plan
+from sensweep.orchestrator.plan import make_plan
 from sensweep.orchestrator.recorded import Recorded
 from sensweep.orchestrator.study import Study, load_study
-from sensweep.orchestrator.trial import trial_columns
 from sensweep.orchestrator.why import why
 from sensweep.orchestrator.yaml_file import parse_yaml
-
-STUDY = {
-    "study": "bowl",
-    "seeds": 2,
-    "axes": {"x": [0.0, 1.0], "kind": ["plain", "noisy"], "noise": {
-        "when": {"kind": "noisy"}, "values": [0.5, 1.0]}},
-    "stages": {
-        "fit": {"task": "my_tasks:fit", "params": {"lr": 0.1, "steps": 5}},
-        "look": {"task": "my_tasks:look", "needs": "fit@final", "params": {"width": 3}},
-        "probe": {"task": "probes:probe", "needs": "fit@every:2", "axes": ["where"]},
-    },
-}  # fmt: skip
-STUDY["axes"]["where"] = ["head", "body"]
-STUDY["stages"]["fit"]["axes"] = ["x", "kind", "noise"]
-FITS, LOOKS, PROBES = 2 * 2 * 3, 2 * 2 * 3, 2 * 2 * 3 * 2
-FILES = {
-    "my_tasks.py": """
-        from shared import base
-
-        def fit(params, context):
-            '''Fit.'''
-            yield base(params)
-
-        def look(params, context):
-            yield base(params)
-        """,
-    "probes.py": "from shared import base\n\ndef probe(params, context):\n    yield base(params)\n",
-    "shared.py": "def base(params):\n    return 1\n",
-}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(textwrap.dedent(text))
-    return tmp_path
-
-
-def study(folder, **changes):
-    """The study above; a change is a path such as stages__fit__params__lr=0.2."""
-    data = copy.deepcopy(STUDY)
-    for path, value in changes.items():
-        *parents, last = path.split("__")
-        inner = data
-        for key in parents:
-            inner = inner[key]
-        inner[last] = value
-    return Study.from_dict(data, folder=folder)
-
-
-def home(*plans, keep=None, seconds=2.0, **statuses):
-    """What a home would hold once the plans have run; the rows are those of its tables."""
-    trials, attempts = [], []
-    for plan in plans:
-        columns = trial_columns(plan.trials, plan.code)
-        trials += [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-        for trial in plan.trials:
-            selects = list(plan.study.keeps(trial.stage) if keep is None else keep)
-            saved = [
-                {"kind": "checkpoint", "step": s, "path": f"{trial.trial_id}/{s}", "metrics": {},
-                 "selects": [t for t in selects if t == "every:2"]}
-                for s in (2, 4)
-            ] + [{"kind": "checkpoint", "step": 5, "path": f"{trial.trial_id}/5", "metrics": {},
-                  "selects": [t for t in selects if t != "every:2"]}]  # fmt: skip
-            attempts.append(
-                {"trial_id": trial.trial_id, "status": statuses.get(trial.stage, "done"),
-                 "seconds": seconds, "artifacts": json.dumps(saved)}
-            )  # fmt: skip
-    return trials, attempts
-
-
-def recorded(*plans, gone=(), **options):
-    return Recorded.from_rows(*home(*plans, **options), exists=lambda path: path not in gone)
-
-
-def reasons(plan, known):
-    return {(r.stage, r.text): len(r.trials) for r in why(plan, known)}
+    return write_files(tmp_path)
 
 
 def test_trials_are_the_product_and_analyses_inherit(folder):
@@ -321,50 +245,6 @@ def test_rebuilding_reaches_as_far_up_as_it_must(folder):
     stages["probe"] = stages["probe"] | {"params": {"width": 2}}
     changed = make_plan(study(folder, stages=stages), recorded(plan, gone=gone))
     assert changed.counts() == {"fit": {"rebuild": 4}, "tune": {"rebuild": 4}, "probe": {"new": 4}}
-
-
-def test_what_was_never_measured_takes_what_the_study_expects(folder):
-    stated = {"stages__fit__expected": "1h", "stages__fit__resources": {"gpus": 0.5}}
-    plan = make_plan(study(folder, **stated))
-    cost = estimate(plan, Recorded(), cpus=4)
-    assert (cost.measured, cost.stated) == (0, FITS)
-    assert cost.worker_hours == pytest.approx(FITS)
-    assert cost.gpu_hours == pytest.approx(FITS / 2)
-    known = recorded(make_plan(study(folder)), seconds=36.0)
-    assert estimate(make_plan(study(folder, **stated), known), known, cpus=4).gpu_hours == 0
-    more = make_plan(study(folder, seeds=3, **stated), known)
-    assert estimate(more, known, cpus=4).gpu_hours == pytest.approx(FITS / 2 * 0.01 * 0.5)
-
-
-def test_estimates_come_from_the_nearest_history(folder):
-    plan = make_plan(study(folder))
-    assert estimate(plan, Recorded(), 2).unknown == len(plan.trials)
-    known = recorded(plan, seconds=3.0)
-    more = make_plan(study(folder, seeds=3, stages__fit__resources={"cpus": 2}), known)
-    expected = estimate(more, known, cpus=4)
-    new = (FITS + LOOKS + PROBES) // 2
-    assert (expected.measured, expected.unknown) == (new, 0)
-    assert expected.worker_hours == pytest.approx(3 * new / 3600)
-    assert expected.seconds == pytest.approx(3 * (2 * FITS + LOOKS + PROBES) / 2 / 4)
-    # Other params: not the same trial, but the same stage.
-    changed = make_plan(study(folder, stages__fit__params__lr=9), known)
-    assert estimate(changed, known, 1).unknown == 0
-
-
-def test_history_prefers_trials_of_the_same_params_then_of_the_same_architecture():
-    def row(trial_id, arch, steps):
-        return {"trial_id": trial_id, "stage": "t", "task": "my:f", "seed": 0, "code": "",
-                "params": json.dumps({"arch": arch, "steps": steps}), "parents": "[]", "cell": "",
-                "point": json.dumps({"arch": arch}), "code_files": "{}", "data": "{}"}  # fmt: skip
-
-    rows = [row("1", "a", 1), row("2", "a", 9), row("3", "b", 9), row("4", "a", 1)]
-    known = Recorded(trials=tuple(rows), seconds={"1": 1.0, "2": 9.0, "3": 5.0, "4": 3.0})
-    seconds = known.expected_seconds
-    assert seconds("t", "my:f", {"arch": "a", "steps": 1}, {"arch": "a"}) == 2.0  # median of 1, 3
-    assert seconds("t", "my:f", {"arch": "a", "steps": 5}, {"arch": "a"}) == 3.0  # of 1, 3, 9
-    assert seconds("t", "my:f", {"arch": "c", "steps": 5}, {"arch": "c"}) == 4.0  # of 1, 3, 5, 9
-    assert seconds("u", "my:f", {}, {}) == 4.0
-    assert seconds("t", "your:f", {}, {}) is None
 
 
 def test_the_content_of_a_dataset_counts_and_its_path_does_not(folder, tmp_path, monkeypatch):

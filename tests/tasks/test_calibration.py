@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from sensweep.tasks.api import Context, TaskError
 from sensweep.tasks.calibration import calibration, reliability
-from sensweep.tasks.checkpoints import load_model
 from sensweep.tasks.data import load
+from sensweep.tasks.subject import load_model
 
 
 def literal(confidence: list[float], correct: list[bool], bins: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import torch
 from sensweep.tasks import checkpoints
 from sensweep.tasks.api import Checkpoint, Context, TaskError
 from sensweep.tasks.data import load
+from sensweep.tasks.subject import load_model
 from sensweep.tasks.train import evaluate, train
 
 PARAMS = {
@@ -28,7 +29,7 @@ def trained(tmp_path_factory):
 
 def test_the_rebuilt_model_is_the_trained_one(trained):
     checkpoint, rows = trained
-    model, config = checkpoints.load_model(checkpoint)
+    model, config = load_model(checkpoint)
     assert not any(module.training for module in model.modules())
     # BatchNorm's statistics and the normalisation came along: the same loss to the last bit.
     loss, accuracy = evaluate(model, load("digits", {}).test)
@@ -47,7 +48,7 @@ def test_the_rebuilt_model_is_the_trained_one(trained):
 
 def test_loading_leaves_the_global_generator_alone(trained, unchanged):
     with unchanged():
-        checkpoints.load_model(trained[0])
+        load_model(trained[0])
 
 
 def test_a_damaged_file_gets_one_line(trained, tmp_path):
@@ -82,5 +83,5 @@ def test_weights_of_another_architecture_are_refused(trained, tmp_path):
     state = checkpoints.load(trained[0].path)
     checkpoints.save(tmp_path / "other.pt", {**state, "arch": "mlp"})
     with pytest.raises(TaskError, match="does not fit arch 'mlp'") as caught:
-        checkpoints.load_model(Checkpoint("train", 1, tmp_path / "other.pt"))
+        load_model(Checkpoint("train", 1, tmp_path / "other.pt"))
     assert "\n" not in str(caught.value)

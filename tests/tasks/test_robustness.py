@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sensweep.tasks.api import Context, TaskError
-from sensweep.tasks.checkpoints import load_model
 from sensweep.tasks.cifar_c import CifarC
 from sensweep.tasks.corruptions import corrupt
 from sensweep.tasks.data import load
 from sensweep.tasks.params.robustness import RobustnessParams
 from sensweep.tasks.robustness import adversarial_accuracy, robustness
+from sensweep.tasks.subject import load_model
 
 
 def generator(seed: int = 0) -> torch.Generator:

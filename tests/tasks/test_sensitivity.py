@@ -14,11 +14,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from sensweep.tasks.api import Checkpoint, Context, TaskError
-from sensweep.tasks.checkpoints import load_model
 from sensweep.tasks.data import load
-from sensweep.tasks.evaluation import subject
 from sensweep.tasks.params.sensitivity import SensitivityParams
 from sensweep.tasks.sensitivity import patch_sensitivity, scattered_sensitivity, sensitivity
+from sensweep.tasks.subject import load_model, subject
 
 
 def generator(seed: int = 0) -> torch.Generator:

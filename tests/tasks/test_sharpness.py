@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from sensweep.tasks.api import Context, TaskError
-from sensweep.tasks.checkpoints import load_model
 from sensweep.tasks.params.sharpness import SharpnessParams
 from sensweep.tasks.sharpness import sharpness, weight_noise_sharpness
+from sensweep.tasks.subject import load_model
 
 SIZES = [("absolute", 0.05), ("absolute", 0.4), ("relative", 0.3)]
 
